@@ -281,7 +281,8 @@ class Job(JobHandle):
         """
         End the job with all processes of its session, or send them a signal.
 
-        A daemon that made a session of its own is not reached.
+        That includes what a job that is over left running, unless its state is ``killed`` or the
+        host has no ``/proc``.  A daemon that made a session of its own is not reached.
 
         Parameters
         ----------

@@ -98,14 +98,34 @@ while IFS= read -r _ssh_q; do
     esac
 done
 """
-# Signals a running job, waits for its processes, and prints the resulting state.
+# Signals a running job, or what it left in its session, waits for the processes, and prints the
+# resulting state.  The session is the job's if a process that it left is still in it: as long as
+# that is so, no other process gets the session's number.
 _KILL = r"""
+_ssh_left() {
+    IFS= read -r _ssh_l <"$_ssh_jobs/{id}/{token}/status" || return
+    _ssh_v=$1
+    set -- $_ssh_l
+    [ $# -gt 5 ] || return
+    shift 5
+    for _ssh_p in $*; do
+        _ssh_is "${_ssh_p%:*}" "${_ssh_p#*:}" || continue
+        set -- ${_ssh_l##*") "}
+        [ "$4" != "$_ssh_v" ] || return 0
+    done
+    return 1
+}
 if _ssh_foreign "$_ssh_jobs/{id}"; then
     echo "! $_ssh_e"
     exit 0
 fi
 set -- $(_ssh_look {id})
-if [ "$2" = running ] && [ "$7" = {token} ] && _ssh_is "${14}" "${15}"; then
+_ssh_r=
+[ "$7" != {token} ] || case $2 in
+    running) ! _ssh_is "${14}" "${15}" || _ssh_r=1 ;;
+    ended | signalled) [ "${11}" != "$_ssh_boot" ] || ! _ssh_left "${14}" || _ssh_r=1 ;;
+esac
+if [ "$_ssh_r" ]; then
     _ssh_end "${14}" "${18}" {wait} {signals} ||
         { echo "! the host cannot send it the signal $_ssh_s"; exit 0; }
     _ssh_n=0

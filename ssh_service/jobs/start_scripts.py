@@ -37,7 +37,8 @@ _ssh_fail() {
 } 2>/dev/null
 """
 
-# The supervisor: runs in a session of its own, runs the job in another, and records how it ended.
+# The supervisor: runs in a session of its own, runs the job in another, and records how it ended,
+# with the numbers and start times of some processes that the job left in its session.
 # (dash, busybox and ksh report on stderr if a signal ended a process.  In shells that do not, a
 # status above 128 stands for a signal.)
 _SUPERVISOR = r"""
@@ -78,6 +79,11 @@ if [ "$_ssh_t" != "$_ssh_token" ]; then
     _ssh_fail "start the shell of the job could not be started"
 fi
 exec 5>&-
+set -- $_ssh_l
+_ssh_l="s/^\([0-9]*\) (.*) [^ZXx] [0-9]* [0-9]* $7 \([-0-9]* \)\{15\}\([0-9]*\) .*/\1:\3/p"
+[ "$_ssh_sessions" = - ] ||
+    set -- $(cat /proc/[0123456789]*/stat | LC_ALL=C sed -n -e "$_ssh_l" | head -n 8)
+[ "$_ssh_sessions" != - ] || set --
 _ssh_l='
 '
 _ssh_c=${_ssh_o##*"$_ssh_l"} _ssh_k=ended
@@ -99,7 +105,7 @@ printf '%8192s' '' >"$_ssh_try/probe"
 rm -f -- "$_ssh_try/probe" "$_ssh_try/script"
 [ ! -e "$_ssh_try/limit" ] || _ssh_f=${_ssh_f}limit
 _ssh_sync "$_ssh_try/stdout" "$_ssh_try/stderr"
-printf '%-255s\n' "1 $_ssh_k ${_ssh_c:--} $(date +%s) $_ssh_f" 1<>"$_ssh_try/status.new"
+printf '%-255s\n' "1 $_ssh_k ${_ssh_c:--} $(date +%s) $_ssh_f $*" 1<>"$_ssh_try/status.new"
 _ssh_sync "$_ssh_try/status.new"
 mv -f -- "$_ssh_try/status.new" "$_ssh_try/status"
 """

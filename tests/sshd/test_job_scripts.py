@@ -165,6 +165,39 @@ def test_time_limit_ends_all_process_groups_of_a_job(any_host: Host) -> None:
     eventually(lambda: process_tree.started_with(any_host.mark) == [], "all end")
 
 
+def test_any_shell_of_a_host_kills_what_a_job_left_running(any_host: Host) -> None:
+    """The job is over, and stays as it is; its session is still known by those processes."""
+    host = any_host
+    host.start("one", f"{DEAF_GROUP} sleep 300 & exit 3")
+    seen = host.wait("one")
+    eventually(lambda: host.output("one") == b"on\n", "it runs")
+    host.run(scripts.kill("one", "0" * 16, ["TERM", "KILL"], 0.5))
+    assert len(process_tree.started_with(host.mark)) >= 3
+    host.run(scripts.kill("one", seen.token, ["TERM", "KILL"], 0.5))
+    assert process_tree.started_with(host.mark) == []
+    assert str(host.look("one").state) == "ended(3)"
+
+
+def test_session_that_got_the_number_of_an_ended_job_is_left_alone(host: Host) -> None:
+    """What the job left has ended, or made a session of its own, and another has the number."""
+    host.start("one", "sleep 300 & exit 3")
+    token = host.wait("one").token
+    path, status = host.jobs / "one" / "record", host.jobs / "one" / token / "status"
+    words, (left,) = path.read_text().split(), status.read_text().split()[5:]
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as stranger:
+        words[8] = str(stranger.pid)
+        path.write_text(" ".join(words) + "\n")
+        host.run(scripts.kill("one", token, ["KILL"], 0.1))
+        status.write_text(status.read_text().replace(left, f"{stranger.pid}:1"))
+        host.run(scripts.kill("one", token, ["KILL"], 0.1))
+        status.write_text(status.read_text().replace(":1 ", f":{began_at(stranger.pid)} "))
+        words[5] = "another-boot"
+        path.write_text(" ".join(words) + "\n")
+        host.run(scripts.kill("one", token, ["KILL"], 0.1))
+        assert stranger.poll() is None
+        stranger.kill()
+
+
 def start_script(job_id: str, token: str, line: str, stdin_size: int) -> str:
     return start_scripts.start(
         job_id,
