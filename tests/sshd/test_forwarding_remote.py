@@ -233,6 +233,7 @@ def test_connections_beyond_max_streams_are_refused_there(
                 assert "max_streams (1) is reached" in str(f.last_error)
             eventually(lambda: f.streams == 0, "the stream ends")
             assert ask(f.port) == b"hello"
+    seen.wait_for(events.StreamEnded, 4)
     outcomes = [event.outcome for event in seen.of(events.StreamEnded)]
     assert outcomes.count("refused") == 2
     assert [record.levelname for record in caplog.records if "max_streams" in record.message] == [
