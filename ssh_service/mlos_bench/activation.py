@@ -26,7 +26,7 @@ def install() -> None:
     - configs may also name ``ssh_service.SshHostService`` and ``ssh_service.SshFileShareService``,
       whose settings are validated;
     - if a copy cannot reach its host, the trial fails, as for a script, and the experiment
-    continues;
+      continues;
     - the reason why a script or copy of a trial failed is stored as ``error``, a text that fits
       into every storage;
     - trials that fail for a permanent reason, such as a rejected login, are slowed down, and the
