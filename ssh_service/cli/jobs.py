@@ -33,6 +33,8 @@ Work = Callable[[str, Dict[str, Any], SshClientCache], Iterable[Outcome]]
 
 # Seconds for a signal if no time limit is given.
 _KILL_TIMEOUT = 60.0
+# How often connections are closed while work goes on at the end, and the seconds in between.
+_MAX_CLEANUPS, _CLEANUP_INTERVAL = 100, 0.1
 _AGE = re.compile(r"(\d+[smhdw])+\Z", re.IGNORECASE)
 
 
@@ -232,18 +234,28 @@ def _run(
             fail(host, error)
 
     pool = concurrent.futures.ThreadPoolExecutor(min(options["parallel"], len(hosts)))
+    futures = [pool.submit(on_host, host) for host in hosts]
     try:
-        for _ in pool.map(on_host, hosts):
-            pass
+        for future in futures:
+            future.result()
     except KeyboardInterrupt:
         interrupted.set()
         print(f"ssh-service: interrupted: {describe_interruption()}", file=sys.stderr, flush=True)
         return 130
     finally:
         interrupted.set()
-        cache.cleanup()  # this ends all waiting
+        _close(cache, futures)
         pool.shutdown(wait=False)
     return 1 if failed else 0
+
+
+def _close(cache: SshClientCache, futures: "List[concurrent.futures.Future[None]]") -> None:
+    """Close the connections until the work has ended."""
+    # More than once, as a thread that was between two questions connects again for the next one.
+    for _ in range(_MAX_CLEANUPS):
+        cache.cleanup()
+        if not concurrent.futures.wait(futures, timeout=_CLEANUP_INTERVAL).not_done:
+            return
 
 
 def _report(host: str, job_id: str, state: JobState, as_json: bool) -> None:
