@@ -163,9 +163,13 @@ class _Attempts:
             text += f": the script's last exit status is {last.exit_status}"
             return SshCommandTimeout(text, process=last, ended=True, connection_id=where)
         if isinstance(last, SshCommandTimeout):
-            text += ": the script did not end"
+            text += ": the script " + ("was not sent" if last.phase == "queue" else "did not end")
             error: SshServiceError = SshCommandTimeout(
-                text, process=last.process, ended=last.ended, connection_id=where
+                text,
+                process=last.process,
+                ended=last.ended,
+                connection_id=where,
+                phase=last.phase,
             )
         else:
             reason = "" if last is None else f": {str(last).replace(f'{where}: ', '', 1)}"

@@ -12,7 +12,7 @@ from typing import Dict, List, Tuple
 if os.name == "posix":
     import fcntl
 
-__all__ = ["expand_home", "file_version", "home", "read_file"]
+__all__ = ["expand_home", "file_version", "home", "lock", "read_file"]
 
 # Seconds within which somebody must write to a pipe.
 _WRITER_TIMEOUT = 0.5
@@ -89,7 +89,9 @@ def _is_null(facts: os.stat_result) -> bool:
 
 
 def _read_pipe(descriptor: int) -> bytes:
-    _lock(descriptor)  # two threads would get a part each
+    # Otherwise two threads would get a part each.
+    if not lock(descriptor, time.monotonic() + _SILENCE_TIMEOUT):
+        raise OSError(errno.EAGAIN, "another reader keeps the pipe locked")
     facts = os.fstat(descriptor)
     where = (facts.st_dev, facts.st_ino)
     version, content = _pipes.get(where, ((), b""))
@@ -101,15 +103,16 @@ def _read_pipe(descriptor: int) -> bytes:
     return content
 
 
-def _lock(descriptor: int) -> None:
-    deadline = time.monotonic() + _SILENCE_TIMEOUT
+def lock(descriptor: int, deadline: float) -> bool:
+    """Lock an open file; return False if it stays locked until the monotonic `deadline`."""
     while True:
         try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                raise OSError(errno.EAGAIN, "another reader keeps the pipe locked") from None
-            time.sleep(0.01)  # flock(2) has no time-out
+                return False
+            time.sleep(0.01)  # flock(2) has no timeout
 
 
 def _read_to_end(descriptor: int) -> bytes:

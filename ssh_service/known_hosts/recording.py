@@ -10,9 +10,7 @@ import time
 from typing import Callable, Iterator, Optional
 
 from ssh_service.errors import SshConfigError, SshServiceError
-
-if os.name == "posix":
-    import fcntl
+from ssh_service.user_files import lock
 
 __all__ = ["record"]
 
@@ -94,21 +92,14 @@ def _locked(path: str, deadline: float) -> Iterator[int]:
             os.close(descriptor)  # this also releases the lock
 
 
-def _lock(descriptor: int, deadline: float) -> None:
-    if os.name != "posix":
-        return
-    while True:
-        try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise _Locked from None
-            time.sleep(0.01)  # flock(2) has no timeout
-
-
 def _separator(descriptor: int) -> bytes:
     """Return a newline if the file's last line does not end with one, else nothing."""
     size = os.fstat(descriptor).st_size
     if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
         return b""
     return b"\n"
+
+
+def _lock(descriptor: int, deadline: float) -> None:
+    if os.name == "posix" and not lock(descriptor, deadline):
+        raise _Locked

@@ -122,6 +122,20 @@ def test_error_at_the_end_says_what_was_wrong_last(sshd: Sshd, cache: SshClientC
     assert isinstance(refused.value, TimeoutError) and refused.value.retryable
 
 
+def test_script_that_was_never_sent_is_not_said_to_have_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All sessions of the host may be taken until the time is up."""
+
+    def run(*_: Any, **__: Any) -> None:
+        raise SshCommandTimeout("no session is free", phase="queue")
+
+    monkeypatch.setattr("ssh_service.api.run", run)
+    with pytest.raises(SshCommandTimeout, match="within 1 s: the script was not sent") as caught:
+        wait_for({"host": "web.invalid", "config": None}, 1)
+    assert caught.value.phase == "queue" and caught.value.retryable
+
+
 @pytest.mark.parametrize(
     "given, why",
     [
