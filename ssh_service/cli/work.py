@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import os
-import select
-import signal
 import sys
-import threading
-import time
 from typing import Any, Callable, List, Optional, Tuple
 
 import click
 
 from ssh_service import fleet, params
 from ssh_service.cli.files import OutputFiles
-from ssh_service.cli.report import JsonLines, Lines, Reporter, summary_line
+from ssh_service.cli.hosts_run import HostsRun
+from ssh_service.cli.report import Reporter
 from ssh_service.cli.targets import check_parallel, collect, connect_parameters
-from ssh_service.errors import SshConfigError, SshHostKeyError, SshServiceError
-from ssh_service.fleet import HostResult, Results
+from ssh_service.errors import SshConfigError
+from ssh_service.fleet import Results
 from ssh_service.fleet.hosts import connect_params, folder_name
-from ssh_service.fleet.result import failed, one_line
+from ssh_service.fleet.result import one_line
 
 __all__ = ["copy", "run"]
 
-# Seconds between two checks for signals and for a closed output.
-_POLL_INTERVAL = 0.1
-# Seconds to wait for the hosts after the run was cancelled.
-_CANCEL_TIMEOUT = 6.0
 # The maximum size of one host's output with --json, in bytes.
 _MAX_OUTPUT = 64 * 1024 * 1024
-# The maximum number of failed hosts that the last line names.
-_MAX_NAMED = 20
 # Placeholder for each host's folder in the text of a dry run.
 _HOST_PLACEHOLDER = "\0host\0"
 
@@ -75,7 +65,7 @@ def run(
             on_output=None if as_json else output,
         )
 
-    return _HostsRun(chosen, start, as_json, options, output_files).run()
+    return HostsRun(chosen, start, as_json, options, output_files).run()
 
 
 def copy(
@@ -139,7 +129,7 @@ def copy(
     )
     if is_new and not several:
         _make_folder(local)
-    status = _HostsRun(chosen, start, as_json, options, None).run()
+    status = HostsRun(chosen, start, as_json, options, None).run()
     if is_new and status:
         with contextlib.suppress(OSError):  # the folder is not empty: something was copied
             os.rmdir(local)
@@ -180,166 +170,3 @@ def _dry_run(hosts: List[str], connect: Any, what: str, as_json: bool) -> int:
         else:
             print(f"{host}: {address}: {here}")
     return status
-
-
-class _HostsRun:
-    """One command on its hosts: reports the results, and ends early if necessary."""
-
-    def __init__(
-        self,
-        hosts: List[str],
-        start: Callable[[Callable[[], Reporter]], Results],
-        as_json: bool,
-        options: Any,
-        output_files: Optional[OutputFiles],
-    ) -> None:
-        self._hosts, self._start = hosts, start
-        self._as_json, self._output_files = as_json, output_files
-        self._fail_fast, self._verbose = options["fail_fast"], bool(options["verbose"])
-        self._results: Optional[Results] = None
-        self._signal = 0
-        self._failed: List[str] = []  # the names of hosts
-        self._hint_at_accept_new = options["host_key"] is None
-        self._succeeded = 0
-        self._unknown_host_keys = 0  # the number of hosts
-        self._stop_reason = ""  # the reason to end early
-        self._deadline: Optional[float] = None
-
-    def run(self) -> int:
-        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
-        before = {number: signal.signal(number, self._on_signal) for number in numbers}
-        try:
-            with self._make_reporter() as reporter:
-                self._reporter = reporter
-                self._results = self._start(lambda: self._reporter)
-                self._handle_all(self._results, reporter)
-                self._results.close()
-                self._print_summary(reporter)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-        if self._signal:
-            return 128 + self._signal
-        if isinstance(reporter.problem, BrokenPipeError):
-            # As if SIGPIPE had ended the process, regardless of the hosts' results so far.
-            return 128 + signal.SIGPIPE
-        return 1 if self._failed or reporter.problem else 0
-
-    def _make_reporter(self) -> Reporter:
-        if self._as_json:
-            return JsonLines()
-        if sys.stderr.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
-            from ssh_service.cli.live import LiveTable
-
-            return LiveTable(self._hosts, self._count_begun, self._verbose)
-        return Lines(self._verbose)
-
-    def _count_begun(self) -> int:
-        return self._results.begun if self._results else 0
-
-    def _on_signal(self, number: int, _: Any) -> None:
-        if self._signal:  # the second signal ends the program immediately
-            self._reporter.abandon()
-            text = (
-                f"ssh-service: interrupted again: {self._summary()}{self._describe_remaining()}\n"
-            )
-            os.write(2, text.encode())
-            os._exit(128 + self._signal)
-        self._signal = number
-        if self._results is not None:
-            # On another thread: this one may hold a lock, and may be blocked by a full pipe until
-            # it is read.
-            threading.Thread(target=self._results.cancel, daemon=True).start()
-
-    def _handle_all(self, results: Results, reporter: Reporter) -> None:
-        while self._deadline is None or time.monotonic() < self._deadline:
-            self._stop_if_needed(results, reporter)
-            try:
-                result = results.take(_POLL_INTERVAL)
-            except TimeoutError:
-                continue
-            except StopIteration:
-                break
-            self._stop_if_needed(results, reporter)  # first, so that the reason is printed first
-            self._handle_result(result, reporter)
-        for host in self._hosts[results.begun :]:
-            error = SshServiceError(
-                f"{host}: not started: {self._stop_reason or 'the run was ended'}"
-            )
-            self._handle_result(failed(host, error, 0.0), reporter)
-
-    def _stop_if_needed(self, results: Results, reporter: Reporter) -> None:
-        if self._stop_reason:
-            return
-        problem = reporter.problem
-        if self._signal:
-            self._stop_reason = "interrupted"
-            reporter.note("interrupted: ending the commands or copies under way")
-        elif problem is not None or _is_closed(sys.stdout):
-            self._stop_reason = "the output was closed"
-            reporter.problem = problem or BrokenPipeError(errno.EPIPE, "the output was closed")
-            if isinstance(reporter.problem, BrokenPipeError):
-                reporter.mute()  # as other tools do
-            else:
-                self._stop_reason = f"cannot write the output: {reporter.problem.strerror}"
-                reporter.note(self._stop_reason)
-        elif self._fail_fast and self._failed:
-            self._stop_reason = "another host failed"
-        if self._stop_reason:
-            results.cancel()
-            self._deadline = time.monotonic() + _CANCEL_TIMEOUT
-
-    def _handle_result(self, result: HostResult, reporter: Reporter) -> None:
-        if self._output_files is not None:
-            result = self._write_files(result, self._output_files)
-        if not result.ok:
-            self._failed.append(result.host)
-        self._succeeded += result.ok
-        error = result.error
-        self._unknown_host_keys += isinstance(error, SshHostKeyError) and error.expected is None
-        reporter.on_result(result)
-
-    def _write_files(self, result: HostResult, output_files: OutputFiles) -> HostResult:
-        try:
-            process = result.process
-            for stream in ("stdout", "stderr"):
-                data = getattr(process, f"{stream}_bytes") if process else b""
-                if result.sent:
-                    output_files.write(result.host, stream, data)
-            if not result.ok:
-                output_files.write(result.host, "error", f"{summary_line(result)}\n".encode())
-            output_files.close(result.host)
-        except SshServiceError as error:
-            if result.ok:
-                return failed(result.host, error, result.seconds)
-        return result
-
-    def _print_summary(self, reporter: Reporter) -> None:
-        if self._unknown_host_keys and self._hint_at_accept_new:
-            reporter.note("--host-key accept-new trusts and records the keys of new hosts")
-        if len(self._hosts) > 1 and (not self._as_json or self._verbose):
-            reporter.note(self._summary())
-
-    def _summary(self) -> str:
-        text = f"{self._succeeded} of {len(self._hosts)} hosts succeeded"
-        failed = list(self._failed)
-        if failed:
-            more = len(failed) - _MAX_NAMED
-            names = ", ".join(failed[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
-            text += f", {len(failed)} failed: {names}"
-        return text
-
-    def _describe_remaining(self) -> str:
-        """Return how many hosts are busy; a signal handler calls this, so it takes no lock."""
-        left = self._count_begun() - self._succeeded - len(self._failed)
-        return f"; commands or copies may still run on {left} of them" if left > 0 else ""
-
-
-def _is_closed(stream: Any) -> bool:
-    """Return whether the reading end of a pipe is closed."""
-    try:
-        poll = select.poll()
-        poll.register(stream.fileno(), 0)
-        return any(event & select.POLLERR for _, event in poll.poll(0))
-    except (OSError, ValueError, AttributeError):
-        return False
