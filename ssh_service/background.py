@@ -19,9 +19,10 @@ import threading
 import time
 from typing import Any, Callable, Deque, List, Optional, Set, Tuple
 
-from ssh_service import strands
+from ssh_service import strands, threads
 from ssh_service.errors import SshServiceError
 from ssh_service.strands import Strand, StrandExecutor
+from ssh_service.threads import NoMoreThreads
 
 __all__ = [
     "Strand",
@@ -108,8 +109,8 @@ class _Clock:
         if self._claim.locked():
             return True
         try:
-            threading.Thread(target=self._run, name="ssh-service-clock", daemon=True).start()
-        except RuntimeError:
+            threads.start_thread(self._run, "ssh-service-clock")
+        except NoMoreThreads:
             return False
         return True
 
@@ -229,7 +230,7 @@ def _submit_to(
 ) -> None:
     try:
         which.submit(strand, function, *args)
-    except RuntimeError as exc:  # must not end the calling reader thread
+    except NoMoreThreads as exc:  # must not end the calling reader thread
         _log.error("calls have to wait: %s", exc)
 
 

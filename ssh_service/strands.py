@@ -14,6 +14,9 @@ import threading
 import time
 from typing import Any, Callable, Deque, Optional, Set, Tuple
 
+from ssh_service import threads
+from ssh_service.threads import NoMoreThreads
+
 _log = logging.getLogger(__name__)
 
 # Seconds that a strand waits for a thread before another thread is started.
@@ -109,7 +112,7 @@ class StrandExecutor:
 
         Raises
         ------
-        RuntimeError
+        NoMoreThreads
             There is no thread, and the system refuses to start one.  The call is made if a later
             `submit` succeeds.
         """
@@ -134,7 +137,7 @@ class StrandExecutor:
         if not self._threads:
             try:
                 self._start_thread()
-            except RuntimeError:
+            except NoMoreThreads:
                 return False
         return True
 
@@ -155,8 +158,7 @@ class StrandExecutor:
     # More threads, and fewer.
 
     def _start_thread(self) -> None:
-        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-        thread.start()
+        thread = threads.start_thread(self._run, self._name)
         self._threads.add(thread.ident or 0)  # the thread itself may not have done so yet
 
     def _watch_if_busy(self) -> None:
@@ -180,7 +182,7 @@ class StrandExecutor:
         ):
             try:
                 self._start_thread()
-            except RuntimeError as exc:
+            except NoMoreThreads as exc:
                 _log.error("%s: calls have to wait: %s", self._name, exc)
         self._watch()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import grp
 import os
@@ -77,6 +78,14 @@ def require_part(condition: object, reason: str) -> None:
     if os.environ.get("SSH_SERVICE_REQUIRE_PARTS", "") not in ("", "0"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
+
+
+def refuse_threads(patch: pytest.MonkeyPatch) -> None:
+    """Let no thread be started, as a system does that has no more."""
+    refused: "concurrent.futures.Future[None]" = concurrent.futures.Future()
+    # Raised in the standard library: from a function of the test's it would be an interruption.
+    refused.set_exception(RuntimeError("can't start new thread"))
+    patch.setattr(threading.Thread, "start", lambda self: refused.result())
 
 
 def skip_without_terminals() -> None:

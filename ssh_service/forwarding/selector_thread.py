@@ -20,7 +20,9 @@ import threading
 import time
 from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
 
+from ssh_service import threads
 from ssh_service.errors import SshServiceError
+from ssh_service.threads import NoMoreThreads
 
 _log = logging.getLogger(__name__)
 
@@ -88,8 +90,8 @@ class SelectorThread:
         if self._claim.locked():
             return
         try:
-            threading.Thread(target=self._run, name="ssh-service-selector", daemon=True).start()
-        except RuntimeError as error:
+            threads.start_thread(self._run, "ssh-service-selector")
+        except NoMoreThreads as error:
             raise SshServiceError(f"cannot forward: {error}") from error
 
     def is_current(self) -> bool:

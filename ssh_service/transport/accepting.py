@@ -15,7 +15,9 @@ from paramiko.common import (
 )
 from paramiko.message import Message
 
+from ssh_service import threads
 from ssh_service.errors import SshConnectionLost, SshSessionRefused
+from ssh_service.threads import NoMoreThreads
 from ssh_service.transport.channel import SshChannel
 from ssh_service.transport.channel_opening import ChannelOpeningTransport
 from ssh_service.transport.global_requests import PendingReply
@@ -357,8 +359,8 @@ class ChannelAcceptingTransport(ChannelOpeningTransport):
 
         name = f"ssh-service-forward-{self.connection_id}"
         try:
-            threading.Thread(target=run, name=name, daemon=True).start()
-        except RuntimeError as error:  # no thread can be started
+            threads.start_thread(run, name)
+        except NoMoreThreads as error:
             self._handlers.release()
             self.logger.error(
                 "%s: cannot start a thread for a channel handler: %s", self.connection_id, error

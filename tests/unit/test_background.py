@@ -9,12 +9,14 @@ import sys
 import threading
 import time
 import weakref
-from typing import Any, List
+from typing import Any, Callable, List
 
 import pytest
 
-from ssh_service import background
+from ssh_service import background, threads
 from ssh_service.strands import StrandExecutor
+from tests.common import refuse_threads
+from tests.injection import HOWS, PLACES, torn_at
 from tests.unit.engine_fakes import PATIENCE, callbacks_done
 
 
@@ -250,11 +252,7 @@ def test_a_thread_that_could_not_be_started_is_started_by_the_next_call(
     strand = background.Strand()
     called = [threading.Event(), threading.Event()]
     with monkeypatch.context() as patch:
-
-        def start(thread: threading.Thread) -> None:
-            raise RuntimeError("can't start new thread")
-
-        patch.setattr(threading.Thread, "start", start)
+        refuse_threads(patch)
         assert not (clock.ensure_thread() or executor.ensure_thread())
         clock.call_at(time.monotonic(), called[0].set)  # which is kept
         with pytest.raises(RuntimeError):
@@ -275,16 +273,52 @@ def test_callback_waits_where_no_thread_can_be_started(
     called: List[int] = []
     last = threading.Event()
     with monkeypatch.context() as patch:
-
-        def start(thread: threading.Thread) -> None:
-            raise RuntimeError("can't start new thread")
-
-        patch.setattr(threading.Thread, "start", start)
+        refuse_threads(patch)
         background.run_callback(called.append, 1)
     assert "can't start new thread" in caplog.text
     background.run_callback(called.append, 2)
     background.run_callback(last.set)
     assert last.wait(PATIENCE) and called == [1, 2]
+
+
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("submit", [background.submit, background.run_callback])
+def test_an_exception_of_a_signal_handler_is_not_taken_for_a_lack_of_threads(
+    submit: Callable[..., None], how: str
+) -> None:
+    """Both may be a RuntimeError; the caller gets that of the handler, at every moment."""
+    callbacks_done()  # the threads are there
+    strand = (background.Strand(),) if submit is background.submit else ()
+    for moment in range(1000):
+        error = RuntimeError("time is up")
+        raised: List[BaseException] = []
+
+        def call() -> None:
+            try:
+                submit(*strand, threading.Event().set)
+            except RuntimeError as caught:
+                raised.append(caught)
+
+        if not torn_at(moment, call, how, PLACES[:1], error):
+            break
+        assert raised == [error], moment
+    assert 5 < moment < 999
+
+
+def test_only_a_refusal_of_the_system_is_a_lack_of_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def torn(thread: threading.Thread) -> None:
+        raise RuntimeError("time is up")
+
+    with monkeypatch.context() as patch:
+        refuse_threads(patch)
+        with pytest.raises(threads.NoMoreThreads, match="can't start new thread"):
+            threads.start_thread(callbacks_done, "of a test")
+        patch.setattr(threading.Thread, "start", torn)
+        with pytest.raises(RuntimeError, match="time is up") as caught:
+            threads.start_thread(callbacks_done, "of a test")
+    assert not isinstance(caught.value, threads.NoMoreThreads)
 
 
 def test_the_switch_interval_does_not_matter() -> None:

@@ -23,7 +23,7 @@ from ssh_service.errors import (
     SshConnectionLost,
     SshConnectTimeout,
 )
-from tests.common import eventually
+from tests.common import eventually, refuse_threads
 from tests.unit.engine_fakes import (
     PATIENCE,
     GatedDialer,
@@ -301,11 +301,7 @@ def test_where_no_thread_can_be_started_the_call_fails_and_the_next_one_dials(
 ) -> None:
     callbacks_done()
     with monkeypatch.context() as patch:
-
-        def start(thread: threading.Thread) -> None:
-            raise RuntimeError("can't start new thread")
-
-        patch.setattr(threading.Thread, "start", start)
+        refuse_threads(patch)
         with pytest.raises(SshConnectError, match="can't start new thread|no more threads"):
             connections.get_client_connection(connect_params())
     assert dialer.dials == []

@@ -27,6 +27,7 @@ from ssh_service.errors import (
     SshSessionRefused,
 )
 from ssh_service.sessions import SessionPool, pool, scheduler
+from tests.common import refuse_threads
 from tests.unit.engine_fakes import (
     PATIENCE,
     FakeChannel,
@@ -315,11 +316,8 @@ def test_thread_exhaustion_is_reported_by_the_future(
     monkeypatch.setattr(background, "_clock", background._Clock())  # its thread is still to come
     callbacks_done()
 
-    def start(self: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
     with monkeypatch.context() as patched:
-        patched.setattr(threading.Thread, "start", start)
+        refuse_threads(patched)
         future = operations.submit(SshClientCache(), connect_params(), "echo")
         assert isinstance(future.exception(PATIENCE), SshConnectError)
 
