@@ -22,12 +22,11 @@ from ssh_service.commands.output import (
 )
 from ssh_service.commands.remote_process import RemoteProcess
 from ssh_service.commands.result import CommandFuture, CompletedProcess
-from ssh_service.commands.script import Script, one_script
+from ssh_service.commands.script import Script, StrPath, one_script
 from ssh_service.commands.stdin import one_input
 from ssh_service.connections.cache import SshClientCache, check_cache
 from ssh_service.copying import ProgressCallback
 from ssh_service.errors import SshConfigError
-from ssh_service.operations import StrPath
 from ssh_service.params import Destination
 from ssh_service.transport import SshTransport
 
@@ -72,6 +71,7 @@ def start(
     args: Optional[Sequence[StrPath]] = None,
     env: Optional[Mapping[str, Any]] = None,
     shell: Optional[str] = None,
+    cwd: Optional[StrPath] = None,
     stdin: Union[str, bytes] = b"",
     input: Union[None, str, bytes] = None,
     timeout: Optional[float] = None,
@@ -102,6 +102,9 @@ def start(
         refused as values.  None: no variables.
     shell : Optional[str]
         Path of the shell on the server that runs the script; None: the user's login shell.
+    cwd : Union[None, str, os.PathLike]
+        The folder on the server that the script runs in: an absolute path, or one that begins
+        with ``~`` or ``~user``.  None: the user's home directory.
     stdin : Union[str, bytes]
         The first part of the script's standard input.  `RemoteProcess.write` adds to it
         until `RemoteProcess.close_stdin` ends it.
@@ -164,6 +167,7 @@ def start(
         one_script(script, args),
         env,
         shell,
+        cwd=cwd,
         timeout=timeout,
         stdin=one_input(stdin, input),
         more_stdin=True,
@@ -182,6 +186,7 @@ def run(
     args: Optional[Sequence[StrPath]] = None,
     env: Optional[Mapping[str, Any]] = None,
     shell: Optional[str] = None,
+    cwd: Optional[StrPath] = None,
     stdin: Union[str, bytes] = b"",
     input: Union[None, str, bytes] = None,
     timeout: Optional[float] = None,
@@ -214,6 +219,9 @@ def run(
         refused as values.  None: no variables.
     shell : Optional[str]
         Path of the shell on the server that runs the script; None: the user's login shell.
+    cwd : Union[None, str, os.PathLike]
+        The folder on the server that the script runs in: an absolute path, or one that begins
+        with ``~`` or ``~user``.  None: the user's home directory.
     stdin : Union[str, bytes]
         The script's standard input; end of file follows.
     input : Union[None, str, bytes]
@@ -257,6 +265,9 @@ def run(
         A parameter, the script, the name of a variable or a key file is invalid (a `ValueError`).
     SshConnectError
         No authenticated connection could be made; the script was not sent.
+    SshCwdError
+        `cwd` cannot be entered, so that nothing was run (an `OSError`; if there is no such folder,
+        a `FileNotFoundError`).
     SshExitError
         `check` is set, and the command did not end with exit status 0 (a
         `subprocess.CalledProcessError`).  The error's `process` is the outcome.
@@ -301,6 +312,7 @@ def run(
         one_script(script, args),
         env,
         shell,
+        cwd=cwd,
         timeout=timeout,
         stdin=one_input(stdin, input),
         stdout=stdout,

@@ -36,6 +36,8 @@ __all__ = [
     "SshConnectError",
     "SshConnectTimeout",
     "SshConnectionLost",
+    "SshCwdError",
+    "SshCwdNotFoundError",
     "SshExitError",
     "SshFileExistsError",
     "SshFileNotFoundError",
@@ -55,6 +57,7 @@ __all__ = [
     "SshTransferTimeout",
     "SshTreeError",
     "copy_for_raise",
+    "cwd_error",
     "name_connection",
     "reason_of",
     "transfer_error",
@@ -379,6 +382,30 @@ class SshExitError(SshCommandError, CalledProcessError):
         end = f": {last[-_MAX_TEXT:]!r}" if last else ""
         text = f"{where}the command {how}{end}"
         return cls(text, process=process, connection_id=process.connection_id)
+
+
+class SshCwdError(SshCommandError, OSError):
+    """
+    A command's `cwd` cannot be entered, so that nothing was run.
+
+    `errno`, `strerror` and `filename` describe the folder.
+    """
+
+
+class SshCwdNotFoundError(SshCwdError, FileNotFoundError):
+    """A command's `cwd` does not exist, so that nothing was run."""
+
+
+def cwd_error(code: int, cwd: str, text: str, connection_id: str) -> SshCwdError:
+    """Build the error for a folder that a command cannot be run in."""
+    cls = SshCwdNotFoundError if code == _errno.ENOENT else SshCwdError
+    error = cls(
+        f"{connection_id}: cwd {cwd!r} {text}; nothing was run",
+        ended=True,
+        connection_id=connection_id,
+    )
+    error.errno, error.strerror, error.filename = code, text, cwd
+    return error
 
 
 class SshCommandTimeout(SshCommandError, TimeoutError):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
 from concurrent.futures import Future
-from typing import Any, Callable, Mapping, Optional, Union
+from typing import Any, Callable, Mapping, Optional
 
 from ssh_service import background, copying, params
 from ssh_service.commands import left_running
 from ssh_service.commands.command import Command
 from ssh_service.commands.output import Output
 from ssh_service.commands.result import CompletedProcess
-from ssh_service.commands.script import Script
+from ssh_service.commands.script import Script, StrPath
 from ssh_service.connections.cache import SshClientCache, check_limits
 from ssh_service.copying import ProgressCallback
 from ssh_service.errors import SshConfigError, SshConnectError, SshConnectionLost
@@ -24,8 +23,6 @@ _log = logging.getLogger(__name__)
 
 # The default of `max_connections`.
 MAX_CONNECTIONS = 4
-
-StrPath = Union[str, "os.PathLike[str]"]
 
 
 def submit(

@@ -38,6 +38,7 @@ def run(
     as_json: bool,
     parallel: int,
     timeout: Optional[float],
+    cwd: Optional[str],
     **options: Any,
 ) -> int:
     """Run a command on every host, and return the exit status."""
@@ -61,6 +62,7 @@ def run(
             connect=connect,
             parallel=parallel,
             timeout=timeout,
+            cwd=cwd,
             max_output=_MAX_OUTPUT if as_json else None,
             on_output=None if as_json else output,
         )

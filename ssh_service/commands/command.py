@@ -12,13 +12,15 @@ from typing import Any, Callable, List, Mapping, Optional, Sequence, Set, Tuple
 from ssh_service import background
 from ssh_service.commands import script
 from ssh_service.commands.left_running import LeftProcess, LeftRunning, cleanup_script
+from ssh_service.commands.marks import MarkFilter
 from ssh_service.commands.output import CallbackOutput, Output
 from ssh_service.commands.process_group import OnHelperOutput
 from ssh_service.commands.result import CommandFuture, CompletedProcess
-from ssh_service.commands.script import Script
+from ssh_service.commands.script import Script, StrPath
 from ssh_service.commands.stdin import Stdin
 from ssh_service.commands.terminal import TerminalInput
 from ssh_service.commands.termination import Terminable, no_helper
+from ssh_service.commands.working_directory import WorkingDirectory, check_cwd
 from ssh_service.errors import (
     SshCommandError,
     SshCommandTimeout,
@@ -55,6 +57,8 @@ class Command(Terminable):
         Path of the shell that runs the script; None: the user's login shell.
     connection_id : str
         ``user@host:port``.
+    cwd : Union[None, str, os.PathLike]
+        The folder that the script runs in; None: the user's home directory.
     timeout : Optional[float]
         Seconds from now until the command must have ended, the time in the queue included; None:
         no limit.
@@ -99,6 +103,7 @@ class Command(Terminable):
         shell: Optional[str],
         connection_id: str,
         *,
+        cwd: Optional[StrPath] = None,
         timeout: Optional[float] = None,
         stdin: bytes = b"",
         more_stdin: bool = False,
@@ -136,14 +141,19 @@ class Command(Terminable):
         self._left_to_end: List[LeftProcess] = []
         if left_running is not None:
             self._left_to_end = left_running.take(needs_posix=not self._env and shell is None)
+        self._cwd = None if cwd is None else WorkingDirectory(check_cwd(cwd))
         self._delivery = script.deliver(
-            self._text,
+            self._text if self._cwd is None else self._cwd.enter(self._text),
             self._env,
             shell,
             self._prologue,
             "" if self._terminal is None else self._terminal.before,
             bool(self._left_to_end),
         )
+        # The stream with the marks of our scripts, and what removes them, in this order.
+        self._marked = 0 if pty else 1
+        filters = [self._terminal or self._group, self._cwd]
+        self._filters: List[MarkFilter] = [one for one in filters if one is not None]
         self.outputs = (stdout or Output(), stderr or Output())
         self._calls_back = False  # whether output goes to a user's function
         for output in self.outputs:
@@ -295,8 +305,8 @@ class Command(Terminable):
         self._settle(error=own, unless_sent=True)
 
     def is_empty(self) -> bool:
-        """Return whether the script is empty."""
-        return script.is_empty(self._text)
+        """Return whether there is nothing to run, and no folder to enter."""
+        return self._cwd is None and script.is_empty(self._text)
 
     def settle_empty(self) -> None:
         """Settle a command with an empty script, which needs no server, as successful."""
@@ -320,11 +330,11 @@ class Command(Terminable):
 
     def on_data(self, chunk: bytes) -> None:
         """Handle data of stdout."""
-        self._put(0, chunk if self._terminal is None else self._terminal.strip(chunk))
+        self._put(0, self._strip(chunk) if self._marked == 0 else chunk)
 
     def on_stderr(self, chunk: bytes) -> None:
         """Handle data of stderr."""
-        self._put(1, self._group.strip(chunk))
+        self._put(1, self._strip(chunk) if self._marked == 1 else chunk)
 
     def on_eof(self) -> None:
         """Record that the output is complete."""
@@ -344,9 +354,7 @@ class Command(Terminable):
 
     def on_close(self, error: Optional[SshServiceError]) -> None:
         """Settle the command, after all of its output."""
-        self._put(1, self._group.flush())
-        if self._terminal is not None:
-            self._put(0, self._terminal.flush())
+        self._put(self._marked, self._strip(b"", final=True))
         if self._is_done:
             return  # this CLOSE answers ours, and does not prove that the process has ended
         has_status = self._exit_status is not None
@@ -369,9 +377,21 @@ class Command(Terminable):
                 )
             )
         elif error is None or (has_status and self._eof):
-            self._settle(process=self._process())
+            not_run = None if self._cwd is None else self._cwd.error(self.connection_id)
+            if not_run is None:
+                self._settle(process=self._process())
+            else:
+                self._settle(error=not_run)
         else:
             self._settle(error=copy_for_raise(error))
+
+    def _strip(self, chunk: bytes, final: bool = False) -> bytes:
+        """Remove marks from a chunk of output; with `final`, hold back nothing any more."""
+        for marks in self._filters:
+            chunk = marks.strip(chunk)
+            if final:
+                chunk += marks.flush()
+        return chunk
 
     def _put(self, number: int, chunk: bytes) -> None:
         if self._is_done:
@@ -459,7 +479,7 @@ class Command(Terminable):
             error.sent, error.phase = self.is_sent, "run" if self.is_sent else "open"
             if self.is_sent:
                 error.args = (f"{error}; the remote process may still run",)
-        elif isinstance(error, SshCommandError) and self.is_sent:
+        elif isinstance(error, SshCommandError) and self.is_sent and error is self._end_cause:
             fate = "was ended" if error.ended else "may still run"
             error.args = (f"{error}; the remote process {fate}",)
 

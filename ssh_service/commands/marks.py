@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import List, Tuple
+from typing import List, Protocol, Tuple
 
 _TOKEN_SIZE = 8
 # The most characters of a word.  No more output than this is held back.
@@ -12,6 +12,16 @@ _MAX_WORD_LENGTH = 1000
 # Matches any token: to compile an expression for each token would take longer than to send a
 # command.
 _MARK = re.compile(rb"<([0-9a-f]{%d}):([ -;=?-~]{1,%d})>" % (2 * _TOKEN_SIZE, _MAX_WORD_LENGTH))
+
+
+class MarkFilter(Protocol):
+    """Removes marks from an output stream, and acts on them; used on the reader thread."""
+
+    def strip(self, chunk: bytes) -> bytes:
+        """Remove marks from a chunk; hold back a possible beginning of a mark."""
+
+    def flush(self) -> bytes:
+        """Return the bytes that were held back; called at the end of the output."""
 
 
 class Marks:

@@ -12,6 +12,7 @@ from ssh_service import known_servers
 from ssh_service.errors import SshConfigError
 
 Script = Union[str, Iterable[str]]
+StrPath = Union[str, "os.PathLike[str]"]
 
 _SCRIPT_LIMIT = 16 * 1024 * 1024
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")

@@ -26,7 +26,8 @@ from typing import Any, Dict, Iterable, Mapping, Optional
 
 from ssh_service import _moved, params
 from ssh_service.commands import script as scripts
-from ssh_service.commands.script import Script
+from ssh_service.commands.script import Script, StrPath
+from ssh_service.commands.working_directory import check_cwd
 from ssh_service.connections.cache import SshClientCache, check_cache
 from ssh_service.copying import Options, check_path
 from ssh_service.errors import SshConfigError
@@ -36,7 +37,6 @@ from ssh_service.fleet.local_runner import LocalRunner, OnHostOutput, OnHostProg
 from ssh_service.fleet.result import HostResult, SshWorkerLost
 from ssh_service.fleet.results import Results
 from ssh_service.fleet.task import FleetTask
-from ssh_service.operations import StrPath
 
 __all__ = [
     "Destination",
@@ -67,6 +67,7 @@ def run(
     timeout: Optional[float] = None,
     env: Optional[Mapping[str, Any]] = None,
     shell: Optional[str] = None,
+    cwd: Optional[StrPath] = None,
     max_output: Optional[int] = None,
     on_output: Optional[OnHostOutput] = None,
     executor: Optional[Executor] = None,
@@ -96,6 +97,10 @@ def run(
         Environment variables; values are converted by `str`.  None and bytes are refused.
     shell : Optional[str]
         The path of the shell on the host that runs the script; None: the user's login shell.
+    cwd : Union[None, str, os.PathLike]
+        The folder on the host that the script runs in: an absolute path, or one that begins with
+        ``~`` or ``~user``.  None: the user's home directory.  On a host without this folder,
+        nothing is run, and the result has an `SshCwdError`.
     max_output : Optional[int]
         The maximum size of stdout and of stderr per host, in bytes each; a command that exceeds it
         is ended, and its result has an `SshOutputLimitError`.  None: no limit.
@@ -137,6 +142,7 @@ def run(
         "text": scripts.join(script),
         "env": dict(scripts.check_environment(env)),
         "shell": shell,
+        "cwd": None if cwd is None else check_cwd(cwd),
         "max_output": max_output,
     }
     task = FleetTask("run", arguments, dict(connect), _checked_seconds("timeout", timeout))

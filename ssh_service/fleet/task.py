@@ -141,6 +141,7 @@ def start(
         arguments["env"],
         arguments["shell"],
         target.connection_id,
+        cwd=arguments["cwd"],
         timeout=task.timeout,
         stdout=stdout or Output(arguments["max_output"]),
         stderr=stderr or Output(arguments["max_output"]),

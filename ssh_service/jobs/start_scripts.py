@@ -229,6 +229,13 @@ case $_ssh_cwd in
     '') _ssh_cwd=. ;;
     '~') _ssh_cwd=$HOME ;;
     '~/'*) _ssh_cwd=$HOME/${_ssh_cwd#??} ;;
+    '~'*)
+        _ssh_l=${_ssh_cwd%%/*} _ssh_e=${_ssh_cwd#"${_ssh_cwd%%/*}"}
+        case $_ssh_l in
+            *[!~A-Za-z0-9._@-]* | '~-'*) _ssh_l=./$_ssh_l ;;
+            *) eval "_ssh_l=$_ssh_l" ;;
+        esac
+        _ssh_cwd=$_ssh_l$_ssh_e ;;
     /*) ;;
     *) _ssh_cwd=./$_ssh_cwd ;;
 esac

@@ -80,8 +80,8 @@ def start_job(
     shell : Optional[str]
         The path of the shell on the host that runs the script; None: the user's login shell.
     cwd : Optional[str]
-        The working directory, relative to the home directory; ``~`` at the start is expanded.
-        None: the home directory.
+        The working directory, relative to the home directory; ``~`` or ``~user`` at the start is
+        expanded.  None: the home directory.
     stdin : Union[str, bytes]
         The script's standard input; the script reads end-of-file after it.
     timeout : Optional[float]

@@ -48,6 +48,12 @@ def _ends_with_host(options: List[str]) -> bool:
     help="Write each host's output to DIR/HOST.stdout and DIR/HOST.stderr, and the reason for a"
     " failure to DIR/HOST.error.  Files of an earlier run are removed first.",
 )
+@click.option(
+    "--cwd",
+    metavar="DIR",
+    help="The folder on the host to run in; default: the home directory.  Where it is missing,"
+    " nothing is run.",
+)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run_command(command: Tuple[str, ...], output_dir: Optional[str], **options: Any) -> int:
     """
