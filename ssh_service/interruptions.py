@@ -6,7 +6,7 @@ import os
 from types import FrameType
 from typing import Optional
 
-__all__ = ["find_interruption", "is_interruption"]
+__all__ = ["find_interruption", "is_interruption", "raise_interruption"]
 
 _OUR_PACKAGES = frozenset(["ssh_service", "paramiko", "cryptography", "nacl", "bcrypt"])
 _STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
@@ -32,6 +32,12 @@ def is_interruption(error: BaseException) -> bool:
     while traceback.tb_next is not None:
         traceback = traceback.tb_next
     return not _is_our_frame(traceback.tb_frame)
+
+
+def raise_interruption(error: BaseException) -> None:
+    """Raise an exception again if it is an interruption, before it is ignored as a failure."""
+    if is_interruption(error):
+        raise error
 
 
 def _is_our_error(error: BaseException) -> bool:

@@ -62,9 +62,7 @@ class Options(NamedTuple):
 
 
 def _choose(name: str, value: Any, choices: Tuple[Any, ...]) -> None:
-    if not any(
-        value is choice or (value == choice and isinstance(value, str)) for choice in choices
-    ):
+    if not [one for one in choices if value is one or (value == one and isinstance(value, str))]:
         shown = ", ".join(map(repr, choices))
         raise SshConfigError(f"{name}: expected one of {shown}, got {value!r}")
 

@@ -29,6 +29,7 @@ from ssh_service.copying.resume_marker import ResumeMarker
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.shell_command import PRINT_READY_LINE, ShellProcess, quoted
 from ssh_service.errors import SshTransferError
+from ssh_service.interruptions import raise_interruption
 
 __all__ = ["TREE", "StreamResult", "UploadStream", "should_stream", "stream_tree"]
 
@@ -104,8 +105,8 @@ def should_stream(context: CopyContext, source: bytes, status: os.stat_result) -
                 small += 1
                 if small >= MANY_FILES:
                     return True
-    except OSError:
-        pass  # the copy reports the error at its turn
+    except OSError as error:
+        raise_interruption(error)  # the copy reports any other at its turn
     return False
 
 

@@ -16,6 +16,7 @@ from typing import Any, Callable, Optional, Tuple, Union
 
 import paramiko
 
+from ssh_service.interruptions import raise_interruption
 from ssh_service.params.key_sources import KeySource, is_software_key
 from ssh_service.secret import Secret, keyed_digest
 from ssh_service.user_files import file_version
@@ -103,7 +104,8 @@ def _file_identity(path: str) -> Optional[str]:
         facts = os.stat(path)
         # Reading a FIFO would block the caller's thread until a writer opens it.
         return _content_digest(path, file_version(facts)) if stat.S_ISREG(facts.st_mode) else None
-    except OSError:
+    except OSError as error:
+        raise_interruption(error)
         return None  # the dial reports why the file cannot be used
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Callable
 
 import pytest
 
+from ssh_service.copying.local.target_folder import TargetFolder, open_folder
 from ssh_service.errors import SshConfigError, SshConnectionLost
 from ssh_service.interruptions import find_interruption, is_interruption
 from ssh_service.params import resolve
@@ -62,3 +64,28 @@ def test_find_interruption_ends_at_what_the_caller_handles() -> None:
         error = caught(Path("/no/such/file").read_bytes)
         assert error.__context__ is outer
         assert find_interruption(error, outer) is None
+
+
+def test_a_time_limit_ends_the_reading_of_a_key_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an OSError, like the lack of the file, and no reason to do without the file."""
+    target = resolve({"host": "web1", "client_keys": ["/nowhere/key"], "config": None})
+    assert target.key
+    monkeypatch.setattr(os, "stat", lambda *_, **__: handler())
+    with pytest.raises(TimeoutError, match="time is up"):
+        resolve({"host": "web1", "client_keys": ["/nowhere/key"], "config": None}).key
+
+
+def test_a_time_limit_ends_the_search_for_unfinished_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an OSError, like the lack of a permission, and no reason to go on without."""
+    path = os.fsencode(tmp_path)
+    folder = TargetFolder(open_folder(path), path)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "listdir", lambda *_, **__: handler())
+            with pytest.raises(TimeoutError, match="time is up"):
+                folder.remove_stale_files(may_resume=False)
+        folder.remove_stale_files(may_resume=False)
+    finally:
+        folder.close()

@@ -9,6 +9,7 @@ from ssh_service.copying import temporary
 from ssh_service.copying.local.descriptors import Descriptor
 from ssh_service.copying.local.target_folder import TargetFolder, open_folder
 from ssh_service.copying.ownership import is_our_file, owner_and_mode
+from ssh_service.interruptions import raise_interruption
 
 __all__ = ["LocalResumeMarker"]
 
@@ -27,7 +28,8 @@ class LocalResumeMarker:
         """Return whether an interrupted copy of the same source has begun the tree `path`."""
         try:
             folder = TargetFolder(open_folder(path), path)
-        except OSError:
+        except OSError as error:
+            raise_interruption(error)
             return False
         try:
             names = folder.unfinished_names()
@@ -36,8 +38,8 @@ class LocalResumeMarker:
                 self._is_set = True
                 os.rename(other, self.name, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
                 return True
-        except OSError:
-            pass  # another copy has been faster
+        except OSError as error:
+            raise_interruption(error)  # another copy has been faster
         finally:
             folder.close()
         return False
@@ -56,8 +58,9 @@ class LocalResumeMarker:
         try:
             mark.open(self.name, _NEW_FILE_FLAGS, dir_fd=folder.fd)
             self._is_set = True
-        except OSError:
-            pass  # the tree cannot be resumed then; the copy itself reports any error
+        except OSError as error:
+            # The tree cannot be resumed then; the copy itself reports any error.
+            raise_interruption(error)
         mark.close()
 
     def end(self, folder: TargetFolder) -> None:
@@ -65,5 +68,5 @@ class LocalResumeMarker:
         if self._is_set:
             try:
                 os.unlink(self.name, dir_fd=folder.fd)
-            except OSError:
-                pass  # stale now
+            except OSError as error:
+                raise_interruption(error)  # stale now

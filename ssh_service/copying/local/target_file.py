@@ -28,6 +28,7 @@ from ssh_service.copying.local.target_folder import (
 from ssh_service.copying.ownership import is_our_file, may_use, owner_and_mode
 from ssh_service.copying.paths import is_within
 from ssh_service.copying.sftp.protocol import Attributes, Pieces
+from ssh_service.interruptions import raise_interruption
 
 __all__ = ["TargetFile", "digest_at", "remove_stale_parts", "find_file"]
 
@@ -168,7 +169,8 @@ class TargetFile(Unfinished):
                 if not is_our_file(owner_and_mode(status), uid, status.st_nlink):
                     continue
                 os.rename(other, name, src_dir_fd=fd, dst_dir_fd=fd)
-            except OSError:
+            except OSError as error:
+                raise_interruption(error)
                 continue  # another copy has been faster
             self._file, self._end = left, status.st_size
             self.resumed_size = self._end
@@ -206,7 +208,8 @@ class TargetFile(Unfinished):
             return True
         try:
             os.fchown(self._file.fd, existing.uid or 0, existing.gid or 0)
-        except OSError:
+        except OSError as error:
+            raise_interruption(error)
             return own.st_uid == existing.uid  # the owner is right, even if the group is not
         return True
 
@@ -338,9 +341,11 @@ class TargetFile(Unfinished):
         self._file.close()
         try:
             os.unlink(self._temporary, dir_fd=self._folder.fd)
-        except OSError:
-            pass  # it was never created; or it is stale now, and a later copy removes it
-        self._release_name()
+        except OSError as error:
+            # It was never created; or it is stale now, and a later copy removes it.
+            raise_interruption(error)
+        finally:
+            self._release_name()
 
 
 def _stale_parts(folder: TargetFolder, name: bytes) -> Iterator[Tuple[bytes, os.stat_result]]:
@@ -362,15 +367,16 @@ def remove_stale_parts(folder: TargetFolder, name: bytes) -> None:
         try:
             if is_our_file(owner_and_mode(status), os.geteuid(), status.st_nlink):
                 os.unlink(other, dir_fd=folder.fd)
-        except OSError:
-            pass  # another copy has been faster, or we have no permission
+        except OSError as error:
+            raise_interruption(error)  # another copy has been faster, or we have no permission
 
 
 def find_file(folder: TargetFolder, name: bytes) -> Optional[os.stat_result]:
     """Return the status of a regular file that may be used; None if there is none."""
     try:
         found = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
-    except OSError:
+    except OSError as error:
+        raise_interruption(error)
         return None
     if not stat.S_ISREG(found.st_mode):
         return None

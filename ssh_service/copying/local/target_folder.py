@@ -24,6 +24,7 @@ from ssh_service.copying.ownership import (
 )
 from ssh_service.copying.paths import is_within
 from ssh_service.copying.sftp.protocol import Attributes
+from ssh_service.interruptions import raise_interruption
 
 __all__ = [
     "PathParts",
@@ -129,7 +130,8 @@ class TargetFolder:
                 self._unfinished_names = [
                     name for name in names if temporary.parse(name) is not None
                 ]
-            except OSError:
+            except OSError as error:
+                raise_interruption(error)
                 self._unfinished_names = []  # the copy does not depend on them
         return self._unfinished_names
 
@@ -143,8 +145,8 @@ class TargetFolder:
                     continue
                 if temporary.names.is_stale(name, now - status.st_mtime, may_resume):
                     os.unlink(name, dir_fd=self.fd)
-            except OSError:
-                pass  # another copy has been faster, or we have no permission
+            except OSError as error:
+                raise_interruption(error)  # another copy has been faster, or we have no permission
 
 
 class Unfinished:

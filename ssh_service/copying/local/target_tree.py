@@ -29,6 +29,7 @@ from ssh_service.copying.local.target_folder import (
 from ssh_service.copying.ownership import owner_and_mode
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.errors import transfer_error
+from ssh_service.interruptions import raise_interruption
 
 __all__ = ["TargetTree"]
 
@@ -225,7 +226,8 @@ def _make(path: bytes, mode: int, fd: Optional[int]) -> bool:
 def _is_there(name: bytes, fd: int) -> bool:
     try:
         os.stat(name, dir_fd=fd, follow_symlinks=False)
-    except OSError:
+    except OSError as error:
+        raise_interruption(error)
         return False
     return True
 
@@ -233,5 +235,6 @@ def _is_there(name: bytes, fd: int) -> bool:
 def _is_link(name: bytes, fd: int) -> bool:
     try:
         return stat.S_ISLNK(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
-    except OSError:
+    except OSError as error:
+        raise_interruption(error)
         return False
