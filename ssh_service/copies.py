@@ -7,7 +7,7 @@ from typing import Callable, Optional, Union
 
 from ssh_service import copying, operations, params
 from ssh_service.connections.cache import SshClientCache, check_cache
-from ssh_service.copying import ProgressCallback
+from ssh_service.copying import CopyPlan, Patterns, ProgressCallback
 from ssh_service.defaults import IDLE_TIMEOUT, default_cache
 from ssh_service.operations import StrPath
 from ssh_service.params import Destination
@@ -32,9 +32,11 @@ def upload(
     on_error: str = "stop",
     update: bool = False,
     contents: bool = False,
+    exclude: Patterns = (),
+    dry_run: bool = False,
     progress: Optional[ProgressCallback] = None,
     cache: Optional[SshClientCache] = None,
-) -> None:
+) -> Optional[CopyPlan]:
     """
     Copy a local file or tree to a server.
 
@@ -83,11 +85,24 @@ def upload(
         Whether to copy the contents of a folder into the target, even if the target exists.  A
         second copy then updates the first.  If False, a folder is copied as a new folder into a
         target that exists.
+    exclude : Union[str, Sequence[str]]
+        Patterns of rsync's for the entries of a folder to leave out, with all that they contain:
+        ``"*.pyc"`` matches names anywhere, ``"/build"`` only at the top of the folder,
+        ``"cache/"`` only folders; the page "Copies" has the rules.
+    dry_run : bool
+        Whether to copy nothing, and to return what would be done.  Nothing is created or changed
+        on either side.
     progress : Optional[Callable[[Progress], None]]
         Called with a `ssh_service.copying.Progress` a few times a second, on the calling thread.
         If it raises an exception, the copy is aborted and the exception is raised here.
     cache : Optional[SshClientCache]
         The cache that provides the connection; None: `default_cache`.
+
+    Returns
+    -------
+    Optional[CopyPlan]
+        With `dry_run`, the `CopyPlan`: what would be copied and skipped, and what would fail.
+        Otherwise None.
 
     Raises
     ------
@@ -118,7 +133,7 @@ def upload(
     """
     destination = params.conceal(destination)
     copy = _bind(destination, cache, copying.upload, operations.upload)
-    copy(
+    return copy(
         local_path,
         remote_path,
         recursive=recursive,
@@ -132,6 +147,8 @@ def upload(
         on_error=on_error,
         update=update,
         contents=contents,
+        exclude=exclude,
+        dry_run=dry_run,
         progress=progress,
     )
 
@@ -152,9 +169,11 @@ def download(
     on_error: str = "stop",
     update: bool = False,
     contents: bool = False,
+    exclude: Patterns = (),
+    dry_run: bool = False,
     progress: Optional[ProgressCallback] = None,
     cache: Optional[SshClientCache] = None,
-) -> None:
+) -> Optional[CopyPlan]:
     """
     Copy a file or tree from a server.
 
@@ -205,11 +224,24 @@ def download(
         Whether to copy the contents of a folder into the target, even if the target exists.  A
         second copy then updates the first.  If False, a folder is copied as a new folder into a
         target that exists.
+    exclude : Union[str, Sequence[str]]
+        Patterns of rsync's for the entries of a folder to leave out, with all that they contain:
+        ``"*.pyc"`` matches names anywhere, ``"/build"`` only at the top of the folder,
+        ``"cache/"`` only folders; the page "Copies" has the rules.
+    dry_run : bool
+        Whether to copy nothing, and to return what would be done.  Nothing is created or changed
+        on either side.
     progress : Optional[Callable[[Progress], None]]
         Called with a `ssh_service.copying.Progress` a few times a second, on the calling thread.
         If it raises an exception, the copy is aborted and the exception is raised here.
     cache : Optional[SshClientCache]
         The cache that provides the connection; None: `default_cache`.
+
+    Returns
+    -------
+    Optional[CopyPlan]
+        With `dry_run`, the `CopyPlan`: what would be copied and skipped, and what would fail.
+        Otherwise None.
 
     Raises
     ------
@@ -240,7 +272,7 @@ def download(
     """
     destination = params.conceal(destination)
     copy = _bind(destination, cache, copying.download, operations.download)
-    copy(
+    return copy(
         remote_path,
         local_path,
         recursive=recursive,
@@ -254,6 +286,8 @@ def download(
         on_error=on_error,
         update=update,
         contents=contents,
+        exclude=exclude,
+        dry_run=dry_run,
         progress=progress,
     )
 
@@ -261,9 +295,9 @@ def download(
 def _bind(
     destination: Union[Destination, SshTransport],
     cache: Optional[SshClientCache],
-    copy_over_connection: Callable[..., None],
-    copy_over_cache: Callable[..., None],
-) -> Callable[..., None]:
+    copy_over_connection: Callable[..., Optional[CopyPlan]],
+    copy_over_cache: Callable[..., Optional[CopyPlan]],
+) -> Callable[..., Optional[CopyPlan]]:
     """Return the copy function for the type of the destination, bound to the destination."""
     if isinstance(destination, SshTransport):
         return functools.partial(copy_over_connection, destination)

@@ -13,7 +13,7 @@ from ssh_service.commands.output import Output
 from ssh_service.commands.result import CompletedProcess
 from ssh_service.commands.script import Script, StrPath
 from ssh_service.connections.cache import SshClientCache, check_limits
-from ssh_service.copying import ProgressCallback
+from ssh_service.copying import CopyPlan, ProgressCallback
 from ssh_service.errors import SshConfigError, SshConnectError, SshConnectionLost
 from ssh_service.event_trackers import CopyTracker
 from ssh_service.params import ConnectParams
@@ -120,10 +120,11 @@ def upload(
     local_path: StrPath,
     remote_path: StrPath,
     **options: Any,
-) -> None:
+) -> Optional[CopyPlan]:
     """Copy a file or a tree to a destination."""
     connect_params = params.conceal(connect_params)
-    copy("upload", cache, params.resolve(connect_params), local_path, remote_path, **options)
+    target = params.resolve(connect_params)
+    return copy("upload", cache, target, local_path, remote_path, **options)
 
 
 def download(
@@ -132,10 +133,11 @@ def download(
     remote_path: StrPath,
     local_path: StrPath,
     **options: Any,
-) -> None:
+) -> Optional[CopyPlan]:
     """Copy a file or a tree from a destination."""
     connect_params = params.conceal(connect_params)
-    copy("download", cache, params.resolve(connect_params), remote_path, local_path, **options)
+    target = params.resolve(connect_params)
+    return copy("download", cache, target, remote_path, local_path, **options)
 
 
 def copy(
@@ -152,7 +154,7 @@ def copy(
     idle_timeout: Optional[float] = None,
     max_lifetime: Optional[float] = None,
     **options: Any,
-) -> None:
+) -> Optional[CopyPlan]:
     """
     Copy over a cached connection; retry once if the connection was lost before data was sent.
 
@@ -180,19 +182,20 @@ def copy(
     meter = copying.Meter(progress)
     name, subscribers = target.connection_id, cache.subscribers
     with CopyTracker(name, direction, subscribers, lambda: meter.reading) as tracker:
-        for last_try in (False, True):
+        last_try = False
+        while True:
             lease = cache.acquire(target, limits.deadline, 0, idle_timeout, max_lifetime)
             try:
                 before()
                 tracker.publish_started()
                 transport = lease.connection.result()[0]
-                copying.copy(
+                return copying.copy(
                     direction, transport, source_path, target_path, copy_options, limits, meter
                 )
-                return
             except SshConnectionLost as lost:
                 if lost.sent or last_try:
                     raise
                 _log.debug("%s; trying once more, because nothing was sent", lost)
+                last_try = True
             finally:
                 lease.release(idle_timeout, max_lifetime)

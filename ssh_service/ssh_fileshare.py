@@ -142,7 +142,7 @@ class SshFileShareService(FileShareService, SshService):
 
     def _copy(
         self,
-        copy: Callable[..., None],
+        copy: Callable[..., object],
         params: Dict[str, Any],
         source: str,
         target: str,

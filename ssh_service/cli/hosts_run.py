@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import select
@@ -9,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, List, Optional, Tuple
 
 from ssh_service.cli.files import OutputFiles
 from ssh_service.cli.report import JsonLines, Lines, Reporter, summary_line
@@ -49,6 +50,11 @@ class HostsRun:
         self._unknown_host_keys = 0  # the number of hosts
         self._stop_reason = ""  # the reason to end early
         self._deadline: Optional[float] = None
+        self._replaced_in_plans: Optional[Tuple[str, str]] = None
+
+    def replace_in_plans(self, folder: str, by: str) -> None:
+        """Show plans for a folder as if it were another one."""
+        self._replaced_in_plans = folder, by
 
     def run(self) -> int:
         """Do the work, and return the exit status."""
@@ -138,9 +144,12 @@ class HostsRun:
     def _handle_result(self, result: HostResult, reporter: Reporter) -> None:
         if self._output_files is not None:
             result = self._write_files(result, self._output_files)
-        if not result.ok:
+        if self._replaced_in_plans is not None and result.plan is not None:
+            result = dataclasses.replace(result, plan=result.plan.moved(*self._replaced_in_plans))
+        is_good = result.ok and not (result.plan is not None and result.plan.failed)
+        if not is_good:
             self._failed.append(result.host)
-        self._succeeded += result.ok
+        self._succeeded += is_good
         error = result.error
         self._unknown_host_keys += isinstance(error, SshHostKeyError) and error.expected is None
         reporter.on_result(result)

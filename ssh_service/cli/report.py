@@ -149,6 +149,9 @@ class Lines(Reporter):
             rest = self._incomplete_lines.pop((result.host, stream), b"")
             if rest:
                 self.lines(result.host, stream, [rest])
+        if result.plan is not None:
+            plan = str(result.plan) or "nothing to do"
+            self.lines(result.host, "stdout", plan.encode("utf-8", "surrogateescape").split(b"\n"))
         if self._verbose or not result.ok:
             self.print_result(result)
 

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 from typing import Any, Callable, List, Optional, Tuple
 
 import click
@@ -18,15 +19,13 @@ from ssh_service.cli.report import Reporter
 from ssh_service.cli.targets import check_parallel, collect, connect_parameters
 from ssh_service.errors import SshConfigError
 from ssh_service.fleet import Results
-from ssh_service.fleet.hosts import connect_params, folder_name
+from ssh_service.fleet.hosts import connect_params
 from ssh_service.fleet.result import one_line
 
 __all__ = ["copy", "run"]
 
 # The maximum size of one host's output with --json, in bytes.
 _MAX_OUTPUT = 64 * 1024 * 1024
-# Placeholder for each host's folder in the text of a dry run.
-_HOST_PLACEHOLDER = "\0host\0"
 
 
 def run(
@@ -89,22 +88,25 @@ def copy(
     links: str,
     keep_going: bool,
     fsync: bool,
+    exclude: Tuple[str, ...],
+    exclude_from: Tuple[str, ...],
+    dry_run: bool,
     **options: Any,
 ) -> int:
     """Copy to or from every host, and return the exit status."""
     if update and preserve is False:  # the library's own error names keywords, not options
         raise click.UsageError("--update compares times, and --no-preserve keeps none: give one")
+    if dry_run and resume:
+        raise click.UsageError(
+            "--dry-run does not look for the interrupted copies that --resume continues: give one"
+        )
     chosen = collect(hosts, files)
     check_parallel(parallel, len(chosen), "hosts")
     several = len(chosen) > 1
     if direction == "download" and several and os.path.exists(local) and not os.path.isdir(local):
         raise click.UsageError(f"{local!r} is not a folder, which several hosts need")
     connect = _connect_params(options)
-    if options["dry_run"]:
-        if direction == "upload":
-            return _dry_run(chosen, connect, f"upload: {local} to {remote}", as_json)
-        to = os.path.join(local, _HOST_PLACEHOLDER) if several else local
-        return _dry_run(chosen, connect, f"download: {remote} to {to}", as_json)
+    patterns = (*exclude, *(line for path in exclude_from for line in _read_patterns(path)))
 
     def start(reporter: Callable[[], Reporter]) -> Results:
         shared = {
@@ -121,6 +123,8 @@ def copy(
             "links": links,
             "on_error": "continue" if keep_going else "stop",
             "fsync": fsync,
+            "exclude": patterns,
+            "dry_run": dry_run,
         }
         if direction == "upload":
             return fleet.upload(chosen, local, remote, **shared)
@@ -129,6 +133,14 @@ def copy(
     is_new = (
         direction == "download" and (several or local.endswith("/")) and not os.path.isdir(local)
     )
+    if dry_run and is_new and not several:
+        with tempfile.TemporaryDirectory() as empty:  # in place of the folder to be created
+            target, local = local.rstrip("/"), empty
+            moved = HostsRun(chosen, start, as_json, options, None)
+            moved.replace_in_plans(empty, target)
+            return moved.run()
+    if dry_run:
+        return HostsRun(chosen, start, as_json, options, None).run()
     if is_new and not several:
         _make_folder(local)
     status = HostsRun(chosen, start, as_json, options, None).run()
@@ -136,6 +148,16 @@ def copy(
         with contextlib.suppress(OSError):  # the folder is not empty: something was copied
             os.rmdir(local)
     return status
+
+
+def _read_patterns(path: str) -> List[str]:
+    """Return the patterns in a file, as rsync's ``--exclude-from`` reads it."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            lines = [line.rstrip("\r\n") for line in file]
+    except OSError as error:
+        raise click.UsageError(f"--exclude-from {path}: {error.strerror}") from error
+    return [line for line in lines if line and line[0] not in "#;"]
 
 
 def _make_folder(path: str) -> None:
@@ -166,9 +188,8 @@ def _dry_run(hosts: List[str], connect: Any, what: str, as_json: bool) -> int:
             status = 1
             continue
         address = params.connection_id(target.username, target.hostname, target.port)
-        here = what.replace(_HOST_PLACEHOLDER, folder_name(host))
         if as_json:
-            print(json.dumps({"host": host, "address": address, "would": here}))
+            print(json.dumps({"host": host, "address": address, "would": what}))
         else:
-            print(f"{host}: {address}: {here}")
+            print(f"{host}: {address}: {what}")
     return status

@@ -8,7 +8,9 @@ From the bottom up; a module imports from those above it here, never from those 
 
 ============================= ==================================================================
 sftp                          the SFTP protocol: packets, a session, the client of one copy
+exclusions                    the patterns of entries that a copy leaves out
 options                       the options of a copy
+plan                          what a copy would do, for a dry run
 paths, temporary              paths as bytes; temporary names, which identify their writer
 ownership                     which files are ours, and which folders only our user can change
 failures                      errors with the path and the errno
@@ -31,6 +33,7 @@ upload_stream, upload_merge   many small files uploaded in one stream; into an e
 download_stream               many small files downloaded in one stream
 listing                       the checks of what a server lists for a download
 uploading, downloading        a file or a tree: which entries are copied where, and how
+upload_plan, download_plan    the same decisions without the copy, for a dry run
 recoverable_lock              a lock that is released if its holder dies
 channels                      the channels that copies open and reuse
 running                       one copy, from the call to the return
@@ -45,16 +48,21 @@ from __future__ import annotations
 
 from typing import Optional
 
+from ssh_service.copying.exclusions import Patterns
 from ssh_service.copying.options import Options, check_path, seconds
+from ssh_service.copying.plan import CopyPlan, PlannedAction
 from ssh_service.copying.progress import Meter, Progress, ProgressCallback, ProgressTo
 from ssh_service.copying.running import Path, copy, run_copy
 from ssh_service.copying.sftp.time_limits import TimeLimits
 from ssh_service.transport import SshTransport
 
 __all__ = [
+    "CopyPlan",
     "Meter",
     "Options",
     "Path",
+    "Patterns",
+    "PlannedAction",
     "Progress",
     "ProgressCallback",
     "TimeLimits",
@@ -83,8 +91,10 @@ def upload(
     on_error: str = "stop",
     update: bool = False,
     contents: bool = False,
+    exclude: Patterns = (),
+    dry_run: bool = False,
     progress: Optional[ProgressTo] = None,
-) -> None:
+) -> Optional[CopyPlan]:
     """
     Copy a local file or tree to a server, over one connection.
 
@@ -139,10 +149,23 @@ def upload(
         Whether to copy the contents of a folder into the target, which may exist.  Otherwise, if
         the target exists, the folder is copied as a new folder into it.  With `contents`, a second
         copy updates the first.
+    exclude : Union[str, Sequence[str]]
+        Patterns of rsync's for the entries of a folder to leave out, with all that they contain:
+        ``"*.pyc"`` matches names anywhere, ``"/build"`` only at the top of the folder,
+        ``"cache/"`` only folders; the page "Copies" has the rules.
+    dry_run : bool
+        Whether to copy nothing, and to return what would be done.  Nothing is created or changed
+        on either side.
     progress : Union[None, Callable[[Progress], None], Meter]
         Called with a `Progress`, a few times per second, on the calling thread.  If it raises, the
         copy is aborted and the exception is raised here.  A `Meter` counts instead, and can be
         read after the copy.
+
+    Returns
+    -------
+    Optional[CopyPlan]
+        With `dry_run`, the `CopyPlan`: what would be copied and skipped, and what would fail.
+        Otherwise None.
 
     Raises
     ------
@@ -168,9 +191,11 @@ def upload(
         on_error=on_error,
         update=update,
         contents=contents,
+        exclude=exclude,
+        dry_run=dry_run,
     ).check()
     limits = limits_from_now(timeout, stall_timeout)
-    copy("upload", transport, local_path, remote_path, options, limits, progress)
+    return copy("upload", transport, local_path, remote_path, options, limits, progress)
 
 
 def download(
@@ -189,8 +214,10 @@ def download(
     on_error: str = "stop",
     update: bool = False,
     contents: bool = False,
+    exclude: Patterns = (),
+    dry_run: bool = False,
     progress: Optional[ProgressTo] = None,
-) -> None:
+) -> Optional[CopyPlan]:
     """
     Copy a file or tree from a server, over one connection; targets are chosen as in `upload`.
 
@@ -239,10 +266,23 @@ def download(
         Whether to copy the contents of a folder into the target, which may exist.  Otherwise, if
         the target exists, the folder is copied as a new folder into it.  With `contents`, a second
         copy updates the first.
+    exclude : Union[str, Sequence[str]]
+        Patterns of rsync's for the entries of a folder to leave out, with all that they contain:
+        ``"*.pyc"`` matches names anywhere, ``"/build"`` only at the top of the folder,
+        ``"cache/"`` only folders; the page "Copies" has the rules.
+    dry_run : bool
+        Whether to copy nothing, and to return what would be done.  Nothing is created or changed
+        on either side.
     progress : Union[None, Callable[[Progress], None], Meter]
         Called with a `Progress`, a few times per second, on the calling thread.  If it raises, the
         copy is aborted and the exception is raised here.  A `Meter` counts instead, and can be
         read after the copy.
+
+    Returns
+    -------
+    Optional[CopyPlan]
+        With `dry_run`, the `CopyPlan`: what would be copied and skipped, and what would fail.
+        Otherwise None.
 
     Raises
     ------
@@ -268,9 +308,11 @@ def download(
         on_error=on_error,
         update=update,
         contents=contents,
+        exclude=exclude,
+        dry_run=dry_run,
     ).check()
     limits = limits_from_now(timeout, stall_timeout)
-    copy("download", transport, remote_path, local_path, options, limits, progress)
+    return copy("download", transport, remote_path, local_path, options, limits, progress)
 
 
 def limits_from_now(timeout: Optional[float], stall_timeout: Optional[float]) -> TimeLimits:

@@ -6,15 +6,19 @@ import contextlib
 import errno
 import functools
 import logging
+import os
 import sys
-from typing import Callable, List, Optional, Set
+from typing import Callable, Iterator, List, Optional, Set
 
+from ssh_service.copying.exclusions import Exclusions, check_patterns
 from ssh_service.copying.failures import display_path
 from ssh_service.copying.local.descriptors import current_umask
 from ssh_service.copying.local.source_tree import SourceTree
+from ssh_service.copying.local.walk import Entry, Excludes, walk
 from ssh_service.copying.new_trees import NewTrees
 from ssh_service.copying.options import Options
 from ssh_service.copying.pipeline import Pipeline
+from ssh_service.copying.plan import PlannedAction
 from ssh_service.copying.progress import Meter, ProgressTo
 from ssh_service.copying.remote_files import RemoteFiles
 from ssh_service.copying.remote_owner import RemoteOwner
@@ -67,7 +71,11 @@ class CopyContext:
     source_tree : Optional[SourceTree]
         The local tree of an upload that keeps symbolic links.
     failures : List[SshTransferError]
-        The entries that could not be copied, with ``on_error="continue"``.
+        The entries that could not be copied, with ``on_error="continue"`` or ``dry_run=True``.
+    excludes : Optional[Excludes]
+        Returns whether an entry of the tree is left out; None if nothing is.
+    planned : List[PlannedAction]
+        The actions that are not done, with ``dry_run=True``.
     closing : contextlib.ExitStack
         Closed after all tasks have ended, including those that continue after a failure.
     """
@@ -90,9 +98,12 @@ class CopyContext:
         report = self.progress.report if self.progress.is_observed else None
         self.pipeline = Pipeline(client, stall_timeout, report)
         self.remote = RemoteFiles(client, self.pipeline)
-        self.owner = RemoteOwner(self.remote, self.pipeline)
+        self.owner = RemoteOwner(self.remote, self.pipeline, may_create=not options.dry_run)
         self.has_resumed = self.resumes_tree = False
         self.source_tree: Optional[SourceTree] = None
+        patterns = check_patterns(options.exclude)
+        self.excludes: Optional[Excludes] = Exclusions(patterns).matches if patterns else None
+        self.planned: List[PlannedAction] = []
         self._warned: Set[str] = set()
         alone = client.session.copy_lock is not None
         files, folders = (1, 1) if alone else (_MAX_OPEN_FILES, _MAX_OPEN_FOLDERS)
@@ -123,6 +134,27 @@ class CopyContext:
                 mode &= ~(self._umask & 0o022)
         return attributes._replace(mode=mode)
 
+    def walk(
+        self,
+        root: bytes,
+        status: os.stat_result,
+        on_failure: Callable[[SshTransferError], None],
+    ) -> Iterator[Entry]:
+        """Walk through a local tree, without the entries that are left out; see `walk`."""
+        return walk(root, status, self.source_tree, on_failure, self.excludes)
+
+    def plan(
+        self,
+        action: str,
+        path: bytes,
+        kind: str = "file",
+        size: Optional[int] = None,
+        reason: str = "",
+    ) -> None:
+        """Record an action that ``dry_run=True`` leaves out; see `PlannedAction`."""
+        text = display_path(path[2:] if path.startswith(b"./") else path)
+        self.planned.append(PlannedAction(action, text, kind, size, reason))
+
     def on_entry_failed(self, error: SshTransferError) -> None:
         """
         Record that an entry of a tree could not be copied.
@@ -133,7 +165,7 @@ class CopyContext:
             The same error, unless the copy continues after failures; or an error for too many
             failures.
         """
-        if not self.options.goes_on:
+        if not (self.options.goes_on or self.options.dry_run):
             raise error
         interruption = find_interruption(error, self._outer)
         if interruption is not None:  # raised by a signal handler, not by the entry
@@ -142,10 +174,12 @@ class CopyContext:
             text = f"and {MAX_FAILURES} other entries: {error.strerror}"
             raise transfer_error(error.errno or errno.EIO, error.filename, text, side=error.side)
         self.failures.append(error)
+        if self.options.dry_run:
+            self.plan("fail", os.fsencode(error.filename or ""), reason=error.strerror or "")
 
     def raise_if_incomplete(self, path: bytes, side: str) -> None:
         """Raise one error for all entries that failed, at the end of a copy."""
-        if self.failures:
+        if self.failures and not self.options.dry_run:
             raise tree_error(self.failures, display_path(path), side)
 
     def on_modes_refused(self, path: bytes, error: Exception) -> None:

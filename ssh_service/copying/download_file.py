@@ -52,20 +52,27 @@ def is_up_to_date(file: FileToCopy) -> bool:
 
 
 class FileDownload:
-    """The download of one file."""
+    """
+    The download of one file.
+
+    Attributes
+    ----------
+    file : FileToCopy
+        The file.
+    """
 
     def __init__(self, context: CopyContext, file: FileToCopy) -> None:
         self._context = context
         self._remote = context.remote
         self._source = file.path
         self._size = file.attributes.size or 0
-        self._file = file
+        self.file = file
         self._folder = file.folder
         self._name = file.names[-1]
 
     async def run(self) -> None:
         """Copy the file."""
-        if self._context.skips_unchanged and await self._is_up_to_date():
+        if self._context.skips_unchanged and await self.is_up_to_date():
             self._context.progress.advance(self._size)
             if self._context.options.resume:
                 remove_stale_parts(self._folder, self._name)
@@ -73,9 +80,9 @@ class FileDownload:
         if self._size >= self._remote.read_size or not await self._copy_small():
             await self._copy_large()
 
-    async def _is_up_to_date(self) -> bool:
+    async def is_up_to_date(self) -> bool:
         """Return whether the target has the same size and time (and content, with `verify`)."""
-        if not is_up_to_date(self._file):
+        if not is_up_to_date(self.file):
             return False
         if not self._context.options.verify:
             return True

@@ -119,8 +119,11 @@ class Download:
         self._context.closing.callback(folder.close)
         self._context.progress.expect(found.size or 0)
         self._context.progress.expect_no_more()
-        folder.remove_stale_files(self._context.options.resume)
+        self._remove_stale_files(folder)
         await self._start_file(FileToCopy(source, found, folder, (name,)))
+
+    def _remove_stale_files(self, folder: TargetFolder) -> None:
+        folder.remove_stale_files(self._context.options.resume)
 
     async def _basename(self, source: bytes) -> bytes:
         name = basename(source)
@@ -141,12 +144,8 @@ class Download:
         is_explicit, target = resolved == target and target.endswith(b"/"), resolved
         source = source.rstrip(b"/") or b"/"
         self._source = source
-        tree = self._tree = TargetTree(
-            target.rstrip(b"/") or b"/",
-            self._mode_of(found),
-            self._context.options.keeps_links,
-            is_explicit,
-        )
+        root = target.rstrip(b"/") or b"/"
+        tree = self._tree = self._open_tree(root, self._mode_of(found), is_explicit)
         self._context.closing.callback(tree.close)
         if self._marker is not None and not self._context.resumes_tree:
             if tree.root.is_new:
@@ -160,6 +159,9 @@ class Download:
         finally:
             if self._stream is not None:
                 self._stream.end()  # files requested earlier still arrive after a failure
+
+    def _open_tree(self, target: bytes, mode: int, is_explicit: bool) -> TargetTree:
+        return TargetTree(target, mode, self._context.options.keeps_links, is_explicit)
 
     async def _copy_pending_folders(self, tree: TargetTree) -> None:
         while self._pending or self._active_listings:
@@ -183,7 +185,8 @@ class Download:
         try:
             status = os.stat(target)
         except FileNotFoundError:
-            self._context.new_trees.add(source, os.path.realpath(target))
+            if not self._context.options.dry_run:
+                self._context.new_trees.add(source, os.path.realpath(target))
             return target
         except OSError as error:
             raise local_error(error, target) from error
@@ -227,7 +230,7 @@ class Download:
                 self._finished_folders.append(folder)
             try:
                 if not target.is_new:
-                    target.remove_stale_files(self._context.options.resume)
+                    self._remove_stale_files(target)
                 await self._list_folder(folder, path, target)
             finally:
                 target.release()
@@ -302,8 +305,10 @@ class Download:
                     if self._tree is not None and entry.filename == self._tree.marker:
                         await self._fail(copy_into_itself_error(folder_path, "remote"))
                     continue  # an unfinished file of another copy
+                if await self._is_left_out(folder, entry, path, link_reply):
+                    continue
                 if link_reply is not None and keeps_links:
-                    make_link(target, entry.filename, parse_path(await link_reply, path))
+                    self._make_link(target, entry.filename, parse_path(await link_reply, path))
                     continue
                 attributes = await self._classify(folder, entry, path, link_reply)
             except Refused as refused:
@@ -323,6 +328,26 @@ class Download:
                 await (self._start_file(file) if stream is None else stream.request(file))
         if self._stream is not None:
             await self._stream.flush()
+
+    async def _is_left_out(
+        self, folder: SourceFolder, entry: FolderEntry, path: bytes, link_reply: Optional[Reply]
+    ) -> bool:
+        excludes, attributes = self._context.excludes, entry.attributes
+        if excludes is None:
+            return False
+        relative = b"/".join((*folder.names, entry.filename))
+        if link_reply is None or self._context.options.keeps_links:
+            return excludes(relative, is_folder(attributes))
+        if excludes(relative, False):
+            return True  # even if the link is dangling
+        try:
+            attributes = parse_attributes(await link_reply, path)
+        except Refused:
+            return False
+        return is_folder(attributes) and excludes(relative, True)
+
+    def _make_link(self, folder: TargetFolder, name: bytes, text: bytes) -> None:
+        make_link(folder, name, text)
 
     async def _entry_failed(self, error: Exception) -> None:
         """Record a failed entry; if that ends the copy, finish the earlier entries first."""
@@ -395,7 +420,7 @@ class Download:
     async def _copy_file(self, file: FileToCopy) -> None:
         try:
             try:
-                await FileDownload(self._context, file).run()
+                await self._transfer_file(FileDownload(self._context, file))
             except Refused as refused:
                 raise await self._remote.to_os_error(refused) from refused
             self._context.progress.file_done()
@@ -406,3 +431,6 @@ class Download:
         finally:
             self._context.file_budget.release()
             file.folder.release()
+
+    async def _transfer_file(self, file: FileDownload) -> None:
+        await file.run()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from typing import Any, NamedTuple, Optional, Tuple, Union
 
+from ssh_service.copying.exclusions import Patterns, check_patterns
 from ssh_service.errors import SshConfigError
 
 __all__ = ["Options", "check_path", "seconds"]
 
-_FLAGS = ("recursive", "verify", "resume", "fsync", "update", "contents")
+_FLAGS = ("recursive", "verify", "resume", "fsync", "update", "contents", "dry_run")
 _CHOICES = {"links": ("follow", "keep"), "on_error": ("stop", "continue")}
 
 
@@ -25,6 +26,8 @@ class Options(NamedTuple):
     on_error: str = "stop"
     update: bool = False
     contents: bool = False
+    exclude: Patterns = ()
+    dry_run: bool = False
 
     @property
     def goes_on(self) -> bool:
@@ -38,7 +41,7 @@ class Options(NamedTuple):
 
     def check(self) -> Options:
         """
-        Return these options if they are valid.
+        Return these options, with the patterns as a tuple, if they are valid.
 
         Raises
         ------
@@ -58,7 +61,12 @@ class Options(NamedTuple):
             raise SshConfigError(
                 "update=True compares times, which preserve=False does not keep; set only one"
             )
-        return self
+        if self.dry_run and self.resume:
+            raise SshConfigError(
+                "dry_run=True does not look for the interrupted copies that resume=True continues;"
+                " set only one"
+            )
+        return self._replace(exclude=check_patterns(self.exclude))
 
 
 def _choose(name: str, value: Any, choices: Tuple[Any, ...]) -> None:

@@ -103,8 +103,10 @@ class _IdentityReplies:
 class RemoteOwner:
     """Determines which files of the server are ours, for one copy."""
 
-    def __init__(self, remote: RemoteFiles, pipeline: Pipeline) -> None:
+    def __init__(self, remote: RemoteFiles, pipeline: Pipeline, may_create: bool = True) -> None:
         self._remote = remote
+        self._may_create = may_create
+        self._guess: Optional[RemoteIdentity] = None  # unless files may be created
         self._pipeline = pipeline
         self._asked: Optional[_IdentityReplies] = None
         self._probing = Budget(pipeline, 1)
@@ -118,7 +120,7 @@ class RemoteOwner:
     @property
     def identity(self) -> Optional[RemoteIdentity]:
         """The identity; None if it is unknown.  It is kept for all copies on the session."""
-        return self._remote.facts.identity
+        return self._remote.facts.identity or self._guess
 
     def start_identifying(self, handle: bytes, mode: Optional[int] = None) -> None:
         """
@@ -154,9 +156,18 @@ class RemoteOwner:
         """Return the identity; create a file to determine it if necessary."""
         await self._probing.acquire()
         try:
+            if not self._may_create and self.identity is None:
+                self._guess = await self._guess_identity()
             return await self._find_identity(folder)
         finally:
             self._probing.release()
+
+    async def _guess_identity(self) -> RemoteIdentity:
+        """Return the identity if the home directory belongs to our user."""
+        asked, asked_root = self._remote.ask_stat(b"."), self._remote.ask_stat(b"/")
+        home, root = await _described(asked), await _described(asked_root)
+        is_proven = home.uid == 0 or root.uid not in (None, home.uid)
+        return RemoteIdentity(uid=home.uid, is_proven=is_proven, at=time.monotonic())
 
     async def _find_identity(self, folder: bytes) -> RemoteIdentity:
         for where in (folder, b"."):  # in that folder, or in the home directory

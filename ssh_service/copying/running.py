@@ -12,22 +12,25 @@ from typing import Any, Callable, Coroutine, Iterator, Optional, Union
 
 from ssh_service.copying.channels import get_session, start_command, use_one_file_at_a_time
 from ssh_service.copying.context import CommandStarter, CopyContext
+from ssh_service.copying.download_plan import PlannedDownload
 from ssh_service.copying.downloading import Download
 from ssh_service.copying.failures import copy_error, display_path
 from ssh_service.copying.new_trees import NewTrees
 from ssh_service.copying.options import Options
+from ssh_service.copying.plan import CopyPlan, sorted_plan
 from ssh_service.copying.progress import Meter, ProgressTo
 from ssh_service.copying.recoverable_lock import LockOwner
 from ssh_service.copying.sftp.client import SftpClient
 from ssh_service.copying.sftp.handles import HandleGivenTwice
 from ssh_service.copying.sftp.session import SessionEnded, SftpSession
 from ssh_service.copying.sftp.time_limits import Stalled, TimeLimits
+from ssh_service.copying.upload_plan import PlannedUpload
 from ssh_service.copying.uploading import Upload
 from ssh_service.errors import transfer_error
 from ssh_service.interruptions import find_interruption
 from ssh_service.transport import SshTransport
 
-__all__ = ["Path", "copy", "run_copy"]
+__all__ = ["Path", "begin", "copy", "run_copy"]
 
 Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 
@@ -42,9 +45,9 @@ def copy(
     options: Options,
     limits: TimeLimits,
     progress: Optional[ProgressTo] = None,
-) -> None:
+) -> Optional[CopyPlan]:
     """
-    Copy over one connection.
+    Copy over one connection; with ``dry_run=True``, return what would be copied.
 
     Parameters
     ----------
@@ -74,17 +77,16 @@ def copy(
     new_trees = NewTrees(f"{way} {transport.connection_id}")
 
     def start_task(context: CopyContext) -> Coroutine[Any, Any, None]:
-        copying = Upload(context) if is_upload else Download(context)
-        return copying.run(source, target)
+        return begin(is_upload, context).run(source, target)
 
-    def attempt(session: SftpSession) -> None:
+    def attempt(session: SftpSession) -> Optional[CopyPlan]:
         with _hold_copy_lock(session, limits):
-            run_copy(session, start_task, options, limits, progress, commands, new_trees)
+            return run_copy(session, start_task, options, limits, progress, commands, new_trees)
 
     try:
         kept = get_session(transport, limits)
         try:
-            attempt(kept)
+            return attempt(kept)
         except SessionEnded as ended:
             if isinstance(ended.reason, HandleGivenTwice) and kept.copy_lock is None:
                 _log.info(
@@ -93,14 +95,13 @@ def copy(
                 use_one_file_at_a_time(transport)
                 if isinstance(progress, Meter):
                     progress.restart()
-                attempt(get_session(transport, limits))
-                return
+                return attempt(get_session(transport, limits))
             # A session of an earlier copy may be found dead only now.  A copy that received no
             # reply has changed nothing, as it begins with queries, so it can be restarted.
             fresh = None if ended.answered else get_session(transport, limits)
             if fresh is None or fresh is kept:
                 raise
-            attempt(fresh)
+            return attempt(fresh)
     except Exception as error:
         interruption = find_interruption(error, outer)
         if interruption is error:
@@ -114,6 +115,13 @@ def copy(
         raise translated from error
     finally:
         new_trees.release()
+
+
+def begin(is_upload: bool, context: CopyContext) -> Union[Upload, Download]:
+    """Return the tasks of a copy, or those that only plan it."""
+    if is_upload:
+        return PlannedUpload(context) if context.options.dry_run else Upload(context)
+    return PlannedDownload(context) if context.options.dry_run else Download(context)
 
 
 @contextlib.contextmanager
@@ -151,9 +159,9 @@ def run_copy(
     progress: Optional[ProgressTo] = None,
     commands: Optional[CommandStarter] = None,
     new_trees: Optional[NewTrees] = None,
-) -> None:
+) -> Optional[CopyPlan]:
     """
-    Run one copy on a negotiated session.
+    Run one copy on a negotiated session; with ``dry_run=True``, return what would be copied.
 
     Parameters
     ----------
@@ -177,3 +185,4 @@ def run_copy(
         with context.closing:
             context.pipeline.run(start_task(context))
         context.progress.finish()
+        return sorted_plan(context.planned) if options.dry_run else None

@@ -45,7 +45,7 @@ class SelfCopyGuard:
         SshTransferError
             The tree would be copied into itself.
         """
-        if status.st_ctime < self._since:
+        if status.st_ctime < self._since or self._context.options.dry_run:
             return
         if self._name is None:
             await self._make_file()

@@ -69,6 +69,8 @@ class StaleFiles:
         The copy does not wait for this: files that are left when `stop` is called remain for the
         next copy.
         """
+        if self._context.options.dry_run:
+            return
         cleaned = self._context.remote.facts.cleaned_folders
         if folder in cleaned or len(cleaned) >= _MAX_FOLDERS:
             return

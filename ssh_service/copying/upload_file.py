@@ -29,14 +29,14 @@ from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.stale_files import ClaimedFile, StaleFiles
 from ssh_service.errors import SshTransferError, transfer_error
 
-__all__ = ["FileUpload"]
+__all__ = ["FileUpload", "UploadTarget"]
 
 _OLD_FILE = protocol.FOR_WRITING | protocol.CREATE | protocol.TRUNCATE
 # The status codes of servers on which no file, or none with such a name, can be created.
 _NO_NEW_FILES = (protocol.PERMISSION_DENIED, protocol.BAD_MESSAGE, protocol.OP_UNSUPPORTED)
 
 
-class _Target(NamedTuple):
+class UploadTarget(NamedTuple):
     """The path that a file is copied to, with symbolic links resolved, and what exists there."""
 
     path: bytes
@@ -50,20 +50,27 @@ class _ModesNotSettable(Exception):
 
 
 class FileUpload:
-    """The upload of one file."""
+    """
+    The upload of one file.
+
+    Attributes
+    ----------
+    source : SourceFile
+        The file.
+    """
 
     def __init__(self, context: CopyContext, source: SourceFile, stale_files: StaleFiles) -> None:
         self._context = context
         self._remote = context.remote
-        self._source = source
+        self.source = source
         self._stale_files = stale_files
         self._is_private = False  # the file was created with PRIVATE_MODE
 
     async def run(self, path: bytes, is_new: bool) -> None:
         """Copy the file to `path`; `is_new`: this copy has created the folder that contains it."""
-        target = _Target(path, None, False, True) if is_new else await self._resolve(path)
-        if self._context.skips_unchanged and await self._is_up_to_date(target):
-            self._context.progress.advance(self._source.size)
+        target = UploadTarget(path, None, False, True) if is_new else await self.resolve(path)
+        if self._context.skips_unchanged and await self.is_up_to_date(target):
+            self._context.progress.advance(self.source.size)
             if self._may_resume:
                 await self._stale_files.remove_parts_of(
                     folder_of(target.path), basename(target.path)
@@ -79,7 +86,8 @@ class FileUpload:
         if not is_done:
             await self._write_in_place(target)
 
-    async def _resolve(self, path: bytes) -> _Target:
+    async def resolve(self, path: bytes) -> UploadTarget:
+        """Return the target for a path in an existing folder, and refuse one of a stranger's."""
         remote, owner = self._remote, self._context.owner
         folder = owner.ask_folder(path)  # sent concurrently, as it is needed if the target exists
         found = await remote.find(path, follow=False)
@@ -89,7 +97,7 @@ class FileUpload:
             folder = None
             real = await remote.read_link(path) if links < MAX_SYMLINKS else None
             if real is None:  # the target can only be written through
-                return _Target(path, await remote.find(path), in_place=True)
+                return UploadTarget(path, await remote.find(path), in_place=True)
             path, links = real, links + 1
             found = await remote.find(path, follow=False)
         if found is None:
@@ -97,7 +105,7 @@ class FileUpload:
                 raise transfer_error(
                     errno.ENOENT, display_path(given), dangling_link(path), side="remote"
                 )
-            return _Target(path)
+            return UploadTarget(path)
         if is_folder(found):
             raise transfer_error(errno.EISDIR, display_path(path), side="remote")
         if not is_file(found) and not stat.S_ISCHR(found.mode or 0):
@@ -105,11 +113,11 @@ class FileUpload:
             raise not_a_file_error(path, found.mode or 0, "remote")
         await owner.check_target(path, found, folder)
         replaces = remote.can_replace or remote.facts.rename_replaces
-        return _Target(path, found, in_place=not (replaces and is_file(found)))
+        return UploadTarget(path, found, in_place=not (replaces and is_file(found)))
 
-    async def _is_up_to_date(self, target: _Target) -> bool:
+    async def is_up_to_date(self, target: UploadTarget) -> bool:
         """Return whether the target has the same size and time (and content, with `verify`)."""
-        source, existing = self._source, target.existing
+        source, existing = self.source, target.existing
         if existing is None or not is_file(existing):
             return False
         if (existing.size, existing.mtime) != (source.size, source.attributes.mtime):
@@ -120,15 +128,15 @@ class FileUpload:
             self._context, target.path, source.size, source.digest(source.size)
         )
 
-    def _attributes_for(self, target: _Target) -> Attributes:
+    def _attributes_for(self, target: UploadTarget) -> Attributes:
         """Return the attributes of the copy; None: keep the existing value."""
         if target.existing is not None and not is_file(target.existing):
             return Attributes()  # a device
         if self._context.options.preserve is not False:
-            return self._source.attributes
+            return self.source.attributes
         return Attributes() if target.existing is None else Attributes(mode=_mode(target.existing))
 
-    def _mode_for_new(self, target: _Target) -> Optional[int]:
+    def _mode_for_new(self, target: UploadTarget) -> Optional[int]:
         """Return the mode to create the file with; None: private, and the mode is set later."""
         identity = self._context.owner.identity
         mode = self._attributes_for(target).mode
@@ -138,7 +146,7 @@ class FileUpload:
 
     # Under a temporary name.
 
-    async def _replace(self, target: _Target) -> bool:
+    async def _replace(self, target: UploadTarget) -> bool:
         """Write a temporary file and rename it; return False if that is impossible."""
         name = temporary.names.new(basename(target.path))
         try:
@@ -147,7 +155,7 @@ class FileUpload:
         finally:
             temporary.names.release(name)
 
-    async def _open_temporary(self, target: _Target, name: bytes) -> Optional[ClaimedFile]:
+    async def _open_temporary(self, target: UploadTarget, name: bytes) -> Optional[ClaimedFile]:
         """Open the temporary file; None if that is impossible."""
         path = sibling(target.path, name)
         try:
@@ -172,9 +180,9 @@ class FileUpload:
             await self._discard(path)  # the server may have created it anyway
             raise
 
-    async def _resume(self, target: _Target, name: bytes) -> Optional[ClaimedFile]:
+    async def _resume(self, target: UploadTarget, name: bytes) -> Optional[ClaimedFile]:
         """Open the unfinished file of an earlier copy; None unless the source starts with it."""
-        source = self._source
+        source = self.source
         folder, last = folder_of(target.path), basename(target.path)
         claimed = await self._stale_files.claim(folder, last, name, source.size)
         if claimed is None:
@@ -198,11 +206,11 @@ class FileUpload:
     @property
     def _is_small(self) -> bool:
         """Whether a single write request is sufficient."""
-        return self._source.size <= self._remote.write_size
+        return self.source.size <= self._remote.write_size
 
-    async def _complete(self, target: _Target, unfinished: ClaimedFile) -> bool:
+    async def _complete(self, target: UploadTarget, unfinished: ClaimedFile) -> bool:
         """Complete the temporary file and rename it; return False if only the rename fails."""
-        source, path = self._source, unfinished.path
+        source, path = self.source, unfinished.path
         try:
             if not await self._keep_owner(unfinished.handle, target):
                 await self._remote.ask_close(unfinished.handle)
@@ -225,7 +233,7 @@ class FileUpload:
             raise
         return True
 
-    async def _discard_after(self, target: _Target, path: bytes, refused: Refused) -> None:
+    async def _discard_after(self, target: UploadTarget, path: bytes, refused: Refused) -> None:
         """Discard the temporary file; raise the error, unless only the rename was refused."""
         only_the_rename = refused.path == target.path
         refused.path = target.path
@@ -250,7 +258,7 @@ class FileUpload:
         except Refused:
             pass  # it is stale now: a later copy removes it
 
-    async def _keep_owner(self, handle: bytes, target: _Target) -> bool:
+    async def _keep_owner(self, handle: bytes, target: UploadTarget) -> bool:
         old = target.existing
         if old is None or old.uid is None:
             return True
@@ -268,7 +276,7 @@ class FileUpload:
 
     # In place.
 
-    async def _write_in_place(self, target: _Target) -> None:
+    async def _write_in_place(self, target: UploadTarget) -> None:
         """Overwrite the existing file: unsafe if interrupted, but there is no other way."""
         is_device = target.existing is not None and not is_file(target.existing)
         if not is_device:
@@ -278,9 +286,9 @@ class FileUpload:
         attributes = Attributes() if keeps_its_mode else self._attributes_for(target)
         await self._fill(unfinished, attributes, is_device, is_ours=False)
         if not is_device:
-            await verify(self._context, target.path, self._source.size, self._source)
+            await verify(self._context, target.path, self.source.size, self.source)
 
-    async def _open_existing(self, target: _Target) -> bytes:
+    async def _open_existing(self, target: UploadTarget) -> bytes:
         """Open the existing file, and truncate it."""
         remote, path, existing = self._remote, target.path, target.existing
         if not await self._context.owner.is_in_shared_folder(path):
@@ -299,13 +307,13 @@ class FileUpload:
             raise
         return handle
 
-    async def _check_room(self, target: _Target) -> None:
+    async def _check_room(self, target: UploadTarget) -> None:
         """Raise an error if the disk is too small, before the old content is lost in vain."""
         space = await self._remote.space(folder_of(target.path))
         old_size = 0 if target.existing is None else target.existing.size or 0
-        if space is None or self._source.is_sparse:
+        if space is None or self.source.is_sparse:
             return
-        if self._source.size - old_size > space.free_blocks * space.block_size:
+        if self.source.size - old_size > space.free_blocks * space.block_size:
             raise transfer_error(errno.ENOSPC, display_path(target.path), side="remote")
 
     # Content and attributes.
@@ -318,7 +326,7 @@ class FileUpload:
         is_ours: bool = True,
     ) -> None:
         """Write the missing content and the attributes; close the file."""
-        remote, source = self._remote, self._source
+        remote, source = self._remote, self.source
         path, handle, present = unfinished
         room = source.size if self._is_small else 0
         closing = None
@@ -380,7 +388,7 @@ class FileUpload:
                 )
 
     async def _write_parts(self, handle: bytes, path: bytes, start: int, holes: bool) -> None:
-        source, remote, progress = self._source, self._remote, self._context.progress
+        source, remote, progress = self.source, self._remote, self._context.progress
         room, most = encode.write_room(handle), remote.write_size
         # Parts are written from buffers, which are reused after the reply.
         in_use: Deque[bytearray] = deque()

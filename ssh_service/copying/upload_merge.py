@@ -18,7 +18,7 @@ from ssh_service.copying import temporary
 from ssh_service.copying.context import MANY_FILES, CopyContext
 from ssh_service.copying.failures import Refused, display_path
 from ssh_service.copying.local.descriptors import attributes_of
-from ssh_service.copying.local.walk import Entry, walk
+from ssh_service.copying.local.walk import Entry
 from ssh_service.copying.ownership import is_shared
 from ssh_service.copying.paths import basename, folder_of, join
 from ssh_service.copying.pipeline import ABORTS
@@ -175,7 +175,7 @@ class _Merge:
     async def _examine_all(self, status: os.stat_result) -> None:
         in_flight: Deque[_Found] = deque()
         count = 0
-        for entry in walk(self._source, status, self._context.source_tree, self._note_failure):
+        for entry in self._context.walk(self._source, status, self._note_failure):
             relative = self._relative(entry)
             if entry.is_folder_end and entry.status is not None:
                 self._plan.rest.folders.append(

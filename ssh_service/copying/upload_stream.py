@@ -19,7 +19,7 @@ from ssh_service.copying.context import MANY_FILES, MAX_FAILURES, CopyContext
 from ssh_service.copying.failures import Refused, display_path
 from ssh_service.copying.local.descriptors import attributes_of
 from ssh_service.copying.local.source_file import SourceFile
-from ssh_service.copying.local.walk import Entry, walk
+from ssh_service.copying.local.walk import Entry
 from ssh_service.copying.paths import basename, join, sibling
 from ssh_service.copying.pipeline import ABORTS
 from ssh_service.copying.remote_files import RemoteFiles
@@ -95,7 +95,7 @@ def should_stream(context: CopyContext, source: bytes, status: os.stat_result) -
         return False
     small = 0
     try:
-        entries = walk(source, status, context.source_tree, on_failure=lambda failure: None)
+        entries = context.walk(source, status, lambda failure: None)
         for entry in itertools.islice(entries, _MAX_EXAMINED):
             if (
                 entry.status is None
@@ -210,7 +210,7 @@ class UploadStream:
         return None
 
     def _entries(self, status: os.stat_result) -> Iterable[Entry]:
-        return walk(self._source, status, self._context.source_tree, self._note_failure)
+        return self._context.walk(self._source, status, self._note_failure)
 
     def _note_failure(self, failure: SshTransferError) -> None:
         # An error that ends the copy is left to SFTP, which first copies the earlier entries.

@@ -14,7 +14,6 @@ from ssh_service.copying.failures import Refused, display_path, local_error, not
 from ssh_service.copying.local.descriptors import attributes_of
 from ssh_service.copying.local.source_file import SourceFile
 from ssh_service.copying.local.source_tree import SourceTree
-from ssh_service.copying.local.walk import walk
 from ssh_service.copying.paths import basename, folder_of, join
 from ssh_service.copying.pipeline import ABORTS
 from ssh_service.copying.replies import check_status, is_folder
@@ -30,13 +29,13 @@ from ssh_service.copying.upload_stream import StreamResult, should_stream, strea
 from ssh_service.copying.waiting import TaskEvent
 from ssh_service.errors import SshTransferError, transfer_error
 
-__all__ = ["Upload"]
+__all__ = ["RemoteFolder", "Upload", "local_basename"]
 
 # The maximum number of requests in flight that set attributes of folders.
 _MAX_IN_FLIGHT = 500
 
 
-class _RemoteFolder:
+class RemoteFolder:
     """
     A folder on the server.
 
@@ -128,7 +127,8 @@ class Upload:
                 found = None  # unknown
                 self._accepted_folder = b""
         elif found is None and is_tree:
-            self._context.new_trees.add(os.path.realpath(source), target)
+            if not self._context.options.dry_run:
+                self._context.new_trees.add(os.path.realpath(source), target)
         elif found is not None and is_tree:
             raise transfer_error(errno.ENOTDIR, display_path(target), side="remote")
         elif target.endswith(b"/") and not is_tree:
@@ -158,8 +158,7 @@ class Upload:
 
     def _count_source(self, source: bytes, status: os.stat_result) -> None:
         """Count the files for the progress totals; errors are reported when they are copied."""
-        tree = self._context.source_tree
-        for entry in walk(source, status, tree, on_failure=lambda failure: None):
+        for entry in self._context.walk(source, status, lambda failure: None):
             if entry.status is None and entry.link is None:
                 with contextlib.suppress(OSError):
                     self._context.progress.expect(os.stat(entry.path).st_size)
@@ -169,26 +168,29 @@ class Upload:
         if self._context.progress.is_observed:
             self._count_source(source, status)
         self._stale_files.start_removing(folder_of(target))
-        existing: Optional[Attributes] = None
-        streamed: Optional[StreamResult] = None
-        if should_stream(self._context, source, status):
-            # Concurrently: needed to decide whether the tree may be unpacked there.
-            self._pipeline.start(self._context.owner.resolve(folder_of(target)))
-            existing = await self._remote.find(target, follow=False)
-            if existing is None:
-                if await self._may_unpack(target):
-                    streamed = await stream_tree(
-                        self._context, source, status, target, self._marker
-                    )
-            elif is_folder(existing) and not self._context.options.resume:
-                if target != self._accepted_folder:
-                    await self._context.owner.check_folder(target)
-                self._stale_files.start_removing(target)
-                streamed = await merge_tree(self._context, source, status, target, existing)
-        if streamed is None:
+        if not await self._copy_in_stream(source, status, target):
             await self._copy_entries(source, status, target)
-        else:
-            await self._copy_rest(streamed, target, is_new=existing is None)
+
+    async def _copy_in_stream(self, source: bytes, status: os.stat_result, target: bytes) -> bool:
+        """Copy a tree with many small files in one stream; return False if nothing is copied."""
+        if not should_stream(self._context, source, status):
+            return False
+        streamed: Optional[StreamResult] = None
+        # Concurrently: needed to decide whether the tree may be unpacked there.
+        self._pipeline.start(self._context.owner.resolve(folder_of(target)))
+        existing = await self._remote.find(target, follow=False)
+        if existing is None:
+            if await self._may_unpack(target):
+                streamed = await stream_tree(self._context, source, status, target, self._marker)
+        elif is_folder(existing) and not self._context.options.resume:
+            if target != self._accepted_folder:
+                await self._context.owner.check_folder(target)
+            self._stale_files.start_removing(target)
+            streamed = await merge_tree(self._context, source, status, target, existing)
+        if streamed is None:
+            return False
+        await self._copy_rest(streamed, target, is_new=existing is None)
+        return True
 
     async def _may_unpack(self, target: bytes) -> bool:
         """Return whether a tree may be unpacked next to its target."""
@@ -205,11 +207,20 @@ class Upload:
         if self._marker is not None and not self._context.resumes_tree:
             await (self._marker.begin(target) if folder.is_new else self._marker.find(target))
         folders = [folder]
+        await self._start_entries(source, status, folders)
+        # An existing folder keeps its attributes.
+        if folder.is_new or not self._context.options.contents:
+            self._finished_folders.append((target, attributes_of(status)))
+
+    async def _start_entries(
+        self, source: bytes, status: os.stat_result, folders: List[RemoteFolder]
+    ) -> None:
+        """Start a task for each entry of the tree; `folders` has the open root only."""
         context = self._context
-        guard = self._self_copy_guard = SelfCopyGuard(context, source, target)
+        guard = self._self_copy_guard = SelfCopyGuard(context, source, folders[0].path)
         context.closing.callback(guard.release)
         try:
-            for entry in walk(source, status, context.source_tree, context.on_entry_failed):
+            for entry in context.walk(source, status, context.on_entry_failed):
                 path = join(folders[-1].path, entry.name)
                 if entry.link is not None:
                     await context.file_budget.start(self._copy_link(entry.link, path, folders[-1]))
@@ -225,12 +236,9 @@ class Upload:
                     folders.append(await self._start_folder(path, entry.status, folders[-1]))
         except OSError as error:
             self._pipeline.fail(error)
-        # An existing folder keeps its attributes.
-        if folder.is_new or not self._context.options.contents:
-            self._finished_folders.append((target, attributes_of(status)))
 
     async def _copy_rest(self, streamed: StreamResult, target: bytes, is_new: bool) -> None:
-        folder = _RemoteFolder(target, TaskEvent(self._pipeline))
+        folder = RemoteFolder(target, TaskEvent(self._pipeline))
         folder.is_new = is_new
         folder.made.set()
         if not is_new and self._context.options.contents:
@@ -246,9 +254,9 @@ class Upload:
     # Folders.
 
     async def _start_folder(
-        self, path: bytes, status: os.stat_result, inside: Optional[_RemoteFolder]
-    ) -> _RemoteFolder:
-        folder = _RemoteFolder(path, TaskEvent(self._pipeline))
+        self, path: bytes, status: os.stat_result, inside: Optional[RemoteFolder]
+    ) -> RemoteFolder:
+        folder = RemoteFolder(path, TaskEvent(self._pipeline))
         mode = stat.S_IMODE(status.st_mode)
         if self._context.options.preserve is False:
             mode = 0o777  # minus the server's umask
@@ -256,7 +264,7 @@ class Upload:
         return folder
 
     async def _make_folder(
-        self, folder: _RemoteFolder, mode: int, inside: Optional[_RemoteFolder]
+        self, folder: RemoteFolder, mode: int, inside: Optional[RemoteFolder]
     ) -> None:
         try:
             if inside is not None:
@@ -265,7 +273,7 @@ class Upload:
             try:
                 # Writable by us until the copy has finished it.
                 if not folder.failed:
-                    await self._remote.make_folder(folder.path, mode | stat.S_IRWXU)
+                    await self._make_new_folder(folder, mode | stat.S_IRWXU, inside)
                     folder.is_new = True
             except Refused as refused:
                 await self._accept_folder(folder, refused)
@@ -282,7 +290,13 @@ class Upload:
         if not folder.is_new and not folder.failed:
             self._stale_files.start_removing(folder.path)
 
-    async def _accept_folder(self, folder: _RemoteFolder, refused: Refused) -> None:
+    async def _make_new_folder(
+        self, folder: RemoteFolder, mode: int, inside: Optional[RemoteFolder]
+    ) -> None:
+        """Create a folder; raise `Refused` if it exists, or cannot be created."""
+        await self._remote.make_folder(folder.path, mode)
+
+    async def _accept_folder(self, folder: RemoteFolder, refused: Refused) -> None:
         """Use an existing folder, or raise the error why it cannot be created."""
         found = await self._remote.find(folder.path)
         if found is None:
@@ -330,9 +344,7 @@ class Upload:
 
     # Files.
 
-    async def _copy_file(
-        self, path: bytes, target: bytes, folder: Optional[_RemoteFolder]
-    ) -> None:
+    async def _copy_file(self, path: bytes, target: bytes, folder: Optional[RemoteFolder]) -> None:
         try:
             with SourceFile(path, self._context.source_tree) as source:
                 if folder is not None:
@@ -341,7 +353,7 @@ class Upload:
                         return
                 is_new = folder is not None and folder.is_new
                 copying = FileUpload(self._context, source, self._stale_files)
-                await self._with_os_errors(copying.run(target, is_new))
+                await self._with_os_errors(self._transfer_file(copying, target, is_new))
             self._context.progress.file_done()
         except SshTransferError as error:
             if folder is None:
@@ -350,15 +362,21 @@ class Upload:
         finally:
             self._context.file_budget.release()
 
-    async def _copy_link(self, text: bytes, target: bytes, folder: _RemoteFolder) -> None:
+    async def _copy_link(self, text: bytes, target: bytes, folder: RemoteFolder) -> None:
         try:
             await folder.made.wait()
             if not folder.failed:
-                await self._with_os_errors(upload_link(self._context, text, target, folder.is_new))
+                await self._with_os_errors(self._transfer_link(text, target, folder.is_new))
         except SshTransferError as error:
             self._context.on_entry_failed(error)
         finally:
             self._context.file_budget.release()
+
+    async def _transfer_file(self, file: FileUpload, target: bytes, is_new: bool) -> None:
+        await file.run(target, is_new)
+
+    async def _transfer_link(self, text: bytes, target: bytes, is_new: bool) -> None:
+        await upload_link(self._context, text, target, is_new)
 
     async def _with_os_errors(self, copying: Coroutine[Any, Any, None]) -> None:
         """Await `copying`, and convert refusals to errors for the caller."""

@@ -29,7 +29,7 @@ from ssh_service.commands import script as scripts
 from ssh_service.commands.script import Script, StrPath
 from ssh_service.commands.working_directory import check_cwd
 from ssh_service.connections.cache import SshClientCache, check_cache
-from ssh_service.copying import Options, check_path
+from ssh_service.copying import Options, Patterns, check_path
 from ssh_service.errors import SshConfigError
 from ssh_service.fleet.executor_runners import runner_for
 from ssh_service.fleet.hosts import Destination, expand, parse
@@ -167,6 +167,8 @@ def upload(
     on_error: str = "stop",
     update: bool = False,
     contents: bool = False,
+    exclude: Patterns = (),
+    dry_run: bool = False,
     on_progress: Optional[OnHostProgress] = None,
     executor: Optional[Executor] = None,
     cache: Optional[SshClientCache] = None,
@@ -220,6 +222,13 @@ def upload(
         Whether to copy the contents of a folder into the target, which may exist.  Otherwise, if
         the target exists, the folder is copied as a new folder into it.  With `contents`, a second
         copy updates the first.
+    exclude : Union[str, Sequence[str]]
+        Patterns of rsync's for the entries of a folder to leave out, with all that they contain:
+        ``"*.pyc"`` matches names anywhere, ``"/build"`` only at the top of the folder,
+        ``"cache/"`` only folders; the page "Copies" has the rules.
+    dry_run : bool
+        Whether to copy nothing, and to put what would be done into `HostResult.plan`.  Nothing is
+        created or changed on either side.
     on_progress : Optional[Callable[[str, Progress], None]]
         Called with the host and its progress, a few times per second, on the thread of that copy.
         If it raises, the copy fails with this exception.  Not allowed with `executor`.
@@ -261,6 +270,8 @@ def upload(
         on_error=on_error,
         update=update,
         contents=contents,
+        exclude=exclude,
+        dry_run=dry_run,
     )
     arguments = _copy_arguments(local_path, remote_path, stall_timeout, options)
     task = FleetTask("upload", arguments, dict(connect), _checked_seconds("timeout", timeout))
@@ -285,6 +296,8 @@ def download(
     on_error: str = "stop",
     update: bool = False,
     contents: bool = False,
+    exclude: Patterns = (),
+    dry_run: bool = False,
     on_progress: Optional[OnHostProgress] = None,
     executor: Optional[Executor] = None,
     cache: Optional[SshClientCache] = None,
@@ -343,6 +356,13 @@ def download(
         Whether to copy the contents of a folder into the target, which may exist.  Otherwise, if
         the target exists, the folder is copied as a new folder into it.  With `contents`, a second
         copy updates the first.
+    exclude : Union[str, Sequence[str]]
+        Patterns of rsync's for the entries of a folder to leave out, with all that they contain:
+        ``"*.pyc"`` matches names anywhere, ``"/build"`` only at the top of the folder,
+        ``"cache/"`` only folders; the page "Copies" has the rules.
+    dry_run : bool
+        Whether to copy nothing, and to put what would be done into `HostResult.plan`.  Nothing is
+        created or changed on either side.
     on_progress : Optional[Callable[[str, Progress], None]]
         Called with the host and its progress, a few times per second, on the thread of that copy.
         If it raises, the copy fails with this exception.  Not allowed with `executor`.
@@ -387,6 +407,8 @@ def download(
         on_error=on_error,
         update=update,
         contents=contents,
+        exclude=exclude,
+        dry_run=dry_run,
     )
     arguments = _copy_arguments(local_path, remote_path, stall_timeout, options)
     arguments["folder_per_host"] = folder_per_host

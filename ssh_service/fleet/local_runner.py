@@ -140,7 +140,7 @@ class LocalRunner(Runner):
             return True
 
         try:
-            tasks.copy(
+            plan = tasks.copy(
                 self._cache,
                 self._task,
                 host,
@@ -154,7 +154,7 @@ class LocalRunner(Runner):
             if self._cancelled:
                 error = SshCommandCancelled(f"{builder.host}: the copy was cancelled")
             return builder.failed(error)
-        return builder.copied()
+        return builder.copied(plan)
 
     def _raise_if_cancelled(self) -> None:
         if self._cancelled:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, Optional
 
 from ssh_service.commands.result import CompletedProcess
+from ssh_service.copying import CopyPlan
 from ssh_service.errors import (
     SshCommandError,
     SshCommandTimeout,
@@ -76,6 +77,8 @@ class HostResult:
     sent : Optional[bool]
         Whether anything was sent to the host, so that work may have started there; None if
         unknown.
+    plan : Optional[CopyPlan]
+        With ``dry_run=True``: what would be copied at this host.
     """
 
     host: str
@@ -84,6 +87,7 @@ class HostResult:
     process: Optional[CompletedProcess] = None
     error: Optional[BaseException] = None
     sent: Optional[bool] = True
+    plan: Optional[CopyPlan] = None
 
     @property
     def ok(self) -> bool:
@@ -119,9 +123,10 @@ class HostResult:
         -------
         Dict[str, Any]
             ``host``, ``status``, ``exit_status``, ``signal``, ``seconds``, ``stdout``,
-            ``stderr``, ``error`` (text or None).
+            ``stderr``, ``error`` (text or None); with ``dry_run=True`` also ``plan``, a list of
+            dicts with the attributes of `PlannedAction`.
         """
-        return {
+        fields: Dict[str, Any] = {
             "host": self.host,
             "status": self.status,
             "exit_status": self.exit_status,
@@ -131,6 +136,9 @@ class HostResult:
             "stderr": self.stderr,
             "error": None if self.error is None else one_line(self.error),
         }
+        if self.plan is not None:
+            fields["plan"] = [action._asdict() for action in self.plan]
+        return fields
 
 
 def one_line(error: BaseException) -> str:
@@ -141,10 +149,15 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def completed(host: str, process: Optional[CompletedProcess], seconds: float) -> HostResult:
+def completed(
+    host: str,
+    process: Optional[CompletedProcess],
+    seconds: float,
+    plan: Optional[CopyPlan] = None,
+) -> HostResult:
     """Return the result of a command that ended by itself, or of a completed copy."""
     good = process is None or process.exit_status == 0
-    return HostResult(host, SUCCEEDED if good else FAILED, seconds, process)
+    return HostResult(host, SUCCEEDED if good else FAILED, seconds, process, plan=plan)
 
 
 def failed(host: str, error: BaseException, seconds: float) -> HostResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import tempfile
 import time
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
@@ -13,7 +14,7 @@ from ssh_service.commands.command import Command
 from ssh_service.commands.output import Output
 from ssh_service.commands.result import CommandFuture
 from ssh_service.connections.cache import SshClientCache
-from ssh_service.copying import ProgressCallback
+from ssh_service.copying import CopyPlan, ProgressCallback
 from ssh_service.errors import SshCommandCancelled
 from ssh_service.fleet import hosts
 from ssh_service.fleet.result import HostResult, SshWorkerLost, completed, failed
@@ -25,6 +26,7 @@ __all__ = [
     "SendPermit",
     "copy",
     "outcome_unknown_error",
+    "plan_into_missing",
     "start",
     "with_plain_secrets",
 ]
@@ -161,9 +163,10 @@ def copy(
     idle_timeout: Optional[float],
     permit: Optional[SendPermit] = None,
     progress: Optional[ProgressCallback] = None,
-) -> None:
-    """Do a task of kind ``upload`` or ``download`` at one host."""
+) -> Optional[CopyPlan]:
+    """Do a task of kind ``upload`` or ``download`` at one host; return the plan of a dry run."""
     target = params.resolve(hosts.connect_params(host, task.connect))
+    is_dry_run = task.arguments["options"]["dry_run"]
     local, there = task.arguments["local_path"], task.arguments["remote_path"]
     own_folder = task.kind == "download" and task.arguments["folder_per_host"]
     if own_folder:
@@ -176,16 +179,16 @@ def copy(
         if permit is not None and not permit():
             raise outcome_unknown_error(target.connection_id)
         permit = None  # it covers both attempts: the second is made only if nothing was sent
-        if own_folder and not os.path.isdir(local):
+        if own_folder and not is_dry_run and not os.path.isdir(local):
             made.append(local)
             os.makedirs(local, exist_ok=True)
 
-    try:
-        operations.copy(
+    def copy_with(local_path: Any) -> Optional[CopyPlan]:
+        return operations.copy(
             task.kind,
             cache,
             target,
-            *((local, there) if task.kind == "upload" else (there, local)),
+            *((local_path, there) if task.kind == "upload" else (there, local_path)),
             before=before,
             idle_timeout=idle_timeout,
             timeout=task.timeout,
@@ -193,11 +196,25 @@ def copy(
             progress=progress,
             **task.arguments["options"],
         )
+
+    try:
+        if own_folder and is_dry_run and not os.path.isdir(local):
+            return plan_into_missing(local, copy_with)
+        return copy_with(local)
     except BaseException:
         for folder in made:
             with contextlib.suppress(OSError):  # the folder is not empty: something was copied
                 os.rmdir(folder)
         raise
+
+
+def plan_into_missing(
+    folder: str, copy_to: Callable[[str], Optional[CopyPlan]]
+) -> Optional[CopyPlan]:
+    """Return the plan of a download into a folder that a copy would create."""
+    with tempfile.TemporaryDirectory() as empty:
+        plan = copy_to(empty)
+    return None if plan is None else plan.moved(empty, folder)
 
 
 class ResultBuilder:
@@ -229,6 +246,6 @@ class ResultBuilder:
         text = f"{self.host}: cancelled before anything was sent"
         return self.failed(SshCommandCancelled(text, phase="queue"))
 
-    def copied(self) -> HostResult:
-        """Return the result of a complete copy."""
-        return completed(self.host, None, self.seconds)
+    def copied(self, plan: Optional[CopyPlan]) -> HostResult:
+        """Return the result of a complete copy, or of a dry run."""
+        return completed(self.host, None, self.seconds, plan)

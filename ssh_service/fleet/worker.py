@@ -133,7 +133,7 @@ def _copy(
             raise SshCommandCancelled(f"{builder.host}: the copy was cancelled")
 
     try:
-        tasks.copy(
+        plan = tasks.copy(
             _process_cache(),
             host_task.task,
             host_task.host,
@@ -143,7 +143,7 @@ def _copy(
         )
     except Exception as error:  # any error affects only this host
         return builder.failed(error)
-    return builder.copied()
+    return builder.copied(plan)
 
 
 def run_task(host_task: HostTask) -> HostResult:

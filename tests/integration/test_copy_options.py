@@ -94,6 +94,9 @@ def test_options_are_named_and_explained_by_every_function(function: Callable[..
         {"verify": 2},
         {"contents": True, "recursive": False},
         {"update": True, "preserve": False},
+        {"exclude": "a["},
+        {"dry_run": "yes"},
+        {"dry_run": True, "resume": True},
     ],
     ids=str,
 )

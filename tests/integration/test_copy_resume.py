@@ -20,7 +20,7 @@ from tests.unit.sftp_harness import download, upload
 
 SIZE = 20_000_000
 BOTH = pytest.mark.parametrize("copy", [upload, download])
-Copy = Callable[..., None]
+Copy = Callable[..., object]
 Interrupt = Callable[[Copy], bytes]
 
 

@@ -282,12 +282,54 @@ def test_summary_names_the_failed_hosts(run: Run) -> None:
     assert sorted(last.rpartition(": ")[2].split(", ")) == ["dead", "nowhere.invalid"]
 
 
-def test_dry_run_download_names_each_hosts_folder(run: Run) -> None:
-    """A dry run says where the files would go."""
+def test_dry_run_download_names_each_file_on_each_host(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dry run says where the files would go, and creates no folder for them."""
+    monkeypatch.chdir(tmp_path)
     several = run("download", "-n", "-H", "web[1-2]", "/etc/hosts", "got").stdout.splitlines()
-    assert [line.rpartition(" to ")[2] for line in several] == ["got/web1", "got/web2"]
+    assert sorted(several) == [f"web{n}: create  got/web{n}/hosts" for n in (1, 2)]
     one = run("download", "-n", "-H", "web1", "/etc/hosts", "got").stdout
-    assert one.endswith("/etc/hosts to got\n")
+    assert one == "web1: create  got\n"
+    new = run("download", "-n", "-H", "web1", "/etc/hosts", "new/folder/").stdout
+    assert new == "web1: create  new/folder/hosts\n"
+    assert not (tmp_path / "got").exists() and not (tmp_path / "new").exists()
+
+
+def test_dry_run_upload_lists_file_by_file(run: Run, tmp_path: Path) -> None:
+    """New, unchanged and excluded entries, as lines and as JSON; a failure is status 1."""
+    source = tmp_path / "site"
+    source.mkdir()
+    for name in ("index", "style", "draft~"):
+        (source / name).write_text(name)
+    target = f"{tmp_path}/www"
+    options = ["--contents", "-u", "--exclude", "*~", "-H", "web1", str(source), target]
+    assert run("upload", *options).returncode == 0
+    (source / "index").write_text("changed")
+    (source / "new").write_text("new")
+    done = run("upload", "-n", *options)
+    assert done.returncode == 0 and done.stdout.splitlines() == [
+        f"web1: skip    {target}/draft~ (excluded)",
+        f"web1: replace {target}/index",
+        f"web1: create  {target}/new",
+        f"web1: skip    {target}/style (unchanged)",
+    ]
+    result = json.loads(run("upload", "-n", "--json", *options).stdout)
+    assert [(a["action"], a["size"]) for a in result["plan"]] == [
+        ("skip", None), ("replace", 7), ("create", 3), ("skip", None),
+    ]  # fmt: skip
+    assert sorted(os.listdir(target)) == ["index", "style"]
+    os.mkfifo(source / "fifo")
+    failing = run("upload", "-n", *options)
+    assert failing.returncode == 1 and "fail    " in failing.stdout
+
+
+def test_dry_run_of_an_empty_folder_has_nothing_to_do(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "there").mkdir()
+    paths = [str(tmp_path / "empty"), str(tmp_path / "there")]
+    done = run("upload", "-n", "--contents", "-H", "web1", *paths)
+    assert done.stdout == "web1: nothing to do\n"
 
 
 def test_download_to_missing_folder_with_slash_creates_it(run: Run, tmp_path: Path) -> None:

@@ -8,40 +8,38 @@ import struct
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from ssh_service.copying import run_copy
-from ssh_service.copying.downloading import Download
+from ssh_service.copying.context import CopyContext
 from ssh_service.copying.options import Options
+from ssh_service.copying.plan import CopyPlan
+from ssh_service.copying.running import begin as begin_copy
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.client import negotiate
 from ssh_service.copying.sftp.session import SftpChannel, SftpSession
 from ssh_service.copying.sftp.time_limits import TimeLimits
-from ssh_service.copying.uploading import Upload
 from ssh_service.errors import SshTransferError
 from tests.common import PATIENCE
 
 
-def upload(session: SftpSession, source: Any, target: Any, **options: Any) -> None:
-    _copy(
-        session,
-        lambda context: Upload(context).run(os.fsencode(source), os.fsencode(target)),
-        options,
-    )
+def upload(session: SftpSession, source: Any, target: Any, **options: Any) -> Optional[CopyPlan]:
+    return _copy(session, True, source, target, options)
 
 
-def download(session: SftpSession, source: Any, target: Any, **options: Any) -> None:
-    _copy(
-        session,
-        lambda context: Download(context).run(os.fsencode(source), os.fsencode(target)),
-        options,
-    )
+def download(session: SftpSession, source: Any, target: Any, **options: Any) -> Optional[CopyPlan]:
+    return _copy(session, False, source, target, options)
 
 
-def _copy(session: SftpSession, begin: Any, options: Dict[str, Any]) -> None:
+def _copy(
+    session: SftpSession, is_upload: bool, source: Any, target: Any, options: Dict[str, Any]
+) -> Optional[CopyPlan]:
+    def begin(context: CopyContext) -> Any:
+        return begin_copy(is_upload, context).run(os.fsencode(source), os.fsencode(target))
+
     limits = TimeLimits.from_now(
         options.pop("timeout", None), options.pop("stall_timeout", PATIENCE)
     )
     progress = options.pop("progress", None)
     shell = options.pop("shell", None)
-    run_copy(session, begin, Options(**options).check(), limits, progress, shell)
+    return run_copy(session, begin, Options(**options).check(), limits, progress, shell)
 
 
 def check(error: BaseException, code: int, path: Any) -> None:

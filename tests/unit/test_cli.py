@@ -169,15 +169,10 @@ def test_parallel_may_be_as_large_as_there_are_hosts(parallel: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_dry_run_tells_what_would_be_copied_where(tmp_path: Path) -> None:
-    up = in_process("upload", "-F", "none", "-nH", "a@b", "setup.cfg", "/there")
-    assert up.stdout == "a@b: a@b:22: upload: setup.cfg to /there\n"
-    down = in_process("download", "-F", "none", "--json", "-nH", "a@b", "/there", "here")
-    assert json.loads(down.stdout)["would"] == "download: /there to here"
-
-
 @pytest.mark.parametrize("way", ["upload", "download"])
-def test_copy_options_reach_every_host(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copy_options_reach_every_host(
+    way: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Each option of copies has its flag, and nothing else is given."""
     asked: List[Dict[str, Any]] = []
 
@@ -186,11 +181,18 @@ def test_copy_options_reach_every_host(way: str, monkeypatch: pytest.MonkeyPatch
         raise SshServiceError("enough")
 
     monkeypatch.setattr(fleet, way, copy)
-    flags = "--verify --resume --update --contents --preserve --links keep --keep-going --fsync"
+    flags = (
+        "--verify --resume --update --contents --preserve --links keep --keep-going --fsync"
+        f" --exclude *.o --exclude /a --exclude-from {tmp_path}/patterns"
+    )
+    (tmp_path / "patterns").write_text("# rubbish\n; more\n\nb c/\n")
     times = "--timeout 5 --stall-timeout 2"
     hosts = ["-F", "none", "-H", "a@b"]
     in_process(way, *hosts, *flags.split(), *times.split(), "setup.cfg", "there")
     in_process(way, *hosts, "--no-preserve", "setup.cfg", "there")
+    in_process(way, *hosts, "-nu", "setup.cfg", "there")
+    dry = asked.pop()
+    assert (dry["dry_run"], dry["update"]) == (True, True)
     names = {"timeout", "stall_timeout", *Options._fields} - {"recursive"}
     given, plain = ({name: options[name] for name in names} for options in asked)
     assert given == {
@@ -204,10 +206,25 @@ def test_copy_options_reach_every_host(way: str, monkeypatch: pytest.MonkeyPatch
         "on_error": "continue",
         "update": True,
         "contents": True,
+        "exclude": ("*.o", "/a", "b c/"),
+        "dry_run": False,
     }
     assert plain.pop("preserve") is False
     assert (plain.pop("timeout"), plain.pop("stall_timeout")) == (None, None)
     assert plain == {name: Options._field_defaults[name] for name in plain}
+
+
+@pytest.mark.parametrize(
+    "options, complaint",
+    [
+        (["-n", "--resume"], "--dry-run"),
+        (["--exclude", "a["], "exclude: 'a['"),
+        (["--exclude-from", "/nowhere/at/all"], "--exclude-from /nowhere/at/all: No such file"),
+    ],
+)
+def test_copy_options_that_are_wrong_are_refused(options: List[str], complaint: str) -> None:
+    done = in_process("upload", "-F", "none", "-H", "a@b", *options, "setup.cfg", "there")
+    assert done.returncode == 2 and complaint in complaint_of(done)
 
 
 # --- completion ---------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ COPY_OPTIONS: List[Decorator] = [
     click.option("--verify", is_flag=True, help="Compare checksums after copying."),
     click.option("--resume", is_flag=True, help="Continue an interrupted copy where it stopped."),
     click.option(
+        "-u",
         "--update",
         is_flag=True,
         help="Skip files that exist already with the same size and time.",
@@ -29,6 +30,20 @@ COPY_OPTIONS: List[Decorator] = [
         "--contents",
         is_flag=True,
         help="Copy the contents of a folder into the target, not the folder itself.",
+    ),
+    click.option(
+        "--exclude",
+        multiple=True,
+        metavar="PATTERN",
+        help="Leave out entries of a folder that match, as with rsync; repeatable: '*.pyc',"
+        " '/build/'.",
+    ),
+    click.option(
+        "--exclude-from",
+        multiple=True,
+        metavar="FILE",
+        type=click.Path(),
+        help="Read such patterns from a file, one per line; # and ; start comments.",
     ),
     click.option(
         "--preserve/--no-preserve",

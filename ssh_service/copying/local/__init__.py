@@ -10,6 +10,7 @@ walk           the walk through a tree for an upload
 source_file    a file that an upload reads
 target_folder  the folders that a download writes into, and which links it follows
 target_tree    the tree that a download writes into, but never outside it
+planned_tree   the same tree for a dry run, which creates nothing
 resume_marker  the marker of a tree that a download has begun
 target_link    a link that a download creates
 target_file    a file that a download writes

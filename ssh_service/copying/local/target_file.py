@@ -70,6 +70,8 @@ class TargetFile(Unfinished):
         Whether to resume the unfinished file of an earlier copy, and to keep it if interrupted.
     size : int
         The number of bytes to be written; 0 if unknown.
+    is_planned : bool
+        Whether the target is only examined; nothing is opened or created.
 
     Attributes
     ----------
@@ -82,7 +84,12 @@ class TargetFile(Unfinished):
     """
 
     def __init__(
-        self, folder: TargetFolder, name: bytes, resume: bool = False, size: int = 0
+        self,
+        folder: TargetFolder,
+        name: bytes,
+        resume: bool = False,
+        size: int = 0,
+        is_planned: bool = False,
     ) -> None:
         self._resume = resume
         self._size = size
@@ -100,7 +107,8 @@ class TargetFile(Unfinished):
         try:
             if not folder.is_new:
                 self._examine_existing()
-            self._open()
+            if not is_planned:
+                self._open()
         except OSError as error:
             self.discard()
             raise local_error(error, self.path) from error
@@ -196,6 +204,11 @@ class TargetFile(Unfinished):
         if self._resume and self._temporary is not None:
             self._release_name()
         self.discard()
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a file that would be overwritten."""
+        return self._existing is not None
 
     @property
     def is_device(self) -> bool:

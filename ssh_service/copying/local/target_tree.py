@@ -69,21 +69,28 @@ class TargetTree:
         self._marker = Descriptor()
         self._made_writable: Dict[PathParts, int] = {}  # paths with their old modes
         try:
-            real = follow_links(path)
-            is_new = _make(real, mode, None)
-            if not is_new and not is_explicit:
-                check_folder(real)
-            # A link that another user has created in the meantime is not followed.
-            descriptor = open_folder(real, flags=os.O_NOFOLLOW)
-            real = os.path.realpath(real)
-            self._root = TargetFolder(descriptor, path, is_new, real, self._open, keeps_links)
-            if is_new:
-                self._set_marker()
-            else:
-                self._make_writable((), self._root)
+            self._open_root(path, mode, is_explicit)
         except OSError as error:
             self.close()
             raise local_error(error, path) from error
+
+    def _open_root(self, path: bytes, mode: int, is_explicit: bool) -> None:
+        real = follow_links(path)
+        is_new = _make(real, mode, None)
+        if not is_new and not is_explicit:
+            check_folder(real)
+        # A link that another user has created in the meantime is not followed.
+        descriptor = open_folder(real, flags=os.O_NOFOLLOW)
+        self._root = self._held(descriptor, path, is_new, os.path.realpath(real))
+        if is_new:
+            self._set_marker()
+        else:
+            self._make_writable((), self._root)
+
+    def _held(
+        self, descriptor: Descriptor, path: bytes, is_new: bool, root: Optional[bytes]
+    ) -> TargetFolder:
+        return TargetFolder(descriptor, path, is_new, root, self._open, self._keeps_links)
 
     def _set_marker(self) -> None:
         """Create the marker before any folder: a copy into itself then lists the marker."""
@@ -187,10 +194,7 @@ class TargetTree:
                 way = self._parts_inside(names[:count], links)
                 return self.open_folder(way + names[count:], links + 1)
             descriptor = inner  # the previous descriptor closes itself
-        root, path = self._root.root, self._path(names)
-        return TargetFolder(
-            descriptor, path, root=root, open_folders=self._open, keeps_links=self._keeps_links
-        )
+        return self._held(descriptor, self._path(names), False, self._root.root)
 
     def _parts_inside(self, names: PathParts, links: int) -> PathParts:
         path = self._path(names)

@@ -24,7 +24,7 @@ from ssh_service.copying.paths import is_within
 from ssh_service.errors import SshTransferError
 from ssh_service.interruptions import is_interruption
 
-__all__ = ["Entry", "walk"]
+__all__ = ["Entry", "Excludes", "walk"]
 
 # The number of nested folders that are listed lazily, each of which holds descriptors.  Folders
 # inside these are listed completely when they are entered.
@@ -41,8 +41,26 @@ class Entry(NamedTuple):
     link: Optional[bytes] = None  # the target of a symbolic link that is kept
 
 
+# Returns whether an entry is left out, by its path in the tree and whether it is a folder.
+Excludes = Callable[[bytes, bool], bool]
+
+
 _ListedEntry = Union[Entry, SshTransferError]
 _Identity = Tuple[int, int]
+
+
+class _Rules(NamedTuple):
+    """The rules for the entries of a tree; `prefix` is the path of its root, with a slash."""
+
+    prefix: bytes
+    tree: Optional[SourceTree]
+    excludes: Optional[Excludes]
+
+    def is_left_out(self, path: bytes, entry: "os.DirEntry[Any]") -> bool:
+        if self.excludes is None:
+            return False
+        is_folder = entry.is_dir(follow_symlinks=self.tree is None)
+        return self.excludes(path[len(self.prefix) :], is_folder)
 
 
 class _Folder(NamedTuple):
@@ -64,6 +82,7 @@ def walk(
     status: os.stat_result,
     tree: Optional[SourceTree] = None,
     on_failure: Callable[[SshTransferError], None] = fail,
+    excludes: Optional[Excludes] = None,
 ) -> Iterator[Entry]:
     """
     Yield the entries of a tree, in the order in which the system lists them.
@@ -82,11 +101,15 @@ def walk(
     on_failure : Callable[[SshTransferError], None]
         Called with the error for an entry that is neither a file nor a folder, cannot be read, or
         leads back to one of its parents; if it returns, the entry is skipped.
+    excludes : Optional[Callable[[bytes, bool], bool]]
+        Called with the path of each entry from the root, and whether it is a folder; if it returns
+        True, the entry is skipped with all that it contains.
     """
+    rules = _Rules(_with_slash(root), tree, excludes)
     ancestors: List[_Folder] = []
     try:
-        _enter(Entry(root, b"", status), status, ancestors, tree)
-        yield from _walk_on(ancestors, tree, on_failure)
+        _enter(Entry(root, b"", status), status, ancestors, rules)
+        yield from _walk_on(ancestors, rules, on_failure)
     finally:
         for folder in ancestors:
             folder.listing.close()
@@ -94,7 +117,7 @@ def walk(
 
 def _walk_on(
     ancestors: List[_Folder],
-    tree: Optional[SourceTree],
+    rules: _Rules,
     on_failure: Callable[[SshTransferError], None],
 ) -> Iterator[Entry]:
     while ancestors:
@@ -103,7 +126,7 @@ def _walk_on(
         if isinstance(step, Entry):
             yield step
             if step.status is not None:
-                _enter(step, step.status, ancestors, tree)
+                _enter(step, step.status, ancestors, rules)
         elif step is not None:
             on_failure(step)
         else:
@@ -112,20 +135,18 @@ def _walk_on(
                 yield folder.entry._replace(is_folder_end=True)
 
 
-def _enter(
-    entry: Entry, status: os.stat_result, ancestors: List[_Folder], tree: Optional[SourceTree]
-) -> None:
+def _enter(entry: Entry, status: os.stat_result, ancestors: List[_Folder], rules: _Rules) -> None:
     identity = (status.st_dev, status.st_ino)
-    listing = _list(entry.path, [*(folder.identity for folder in ancestors), identity], tree)
+    listing = _list(entry.path, [*(folder.identity for folder in ancestors), identity], rules)
     found = iter(list(listing)) if len(ancestors) >= _OPEN_LEVELS else listing
     ancestors.append(_Folder(entry, identity, listing, found))
 
 
 def _list(
-    path: bytes, ancestors: List[_Identity], tree: Optional[SourceTree]
+    path: bytes, ancestors: List[_Identity], rules: _Rules
 ) -> Generator[_ListedEntry, None, None]:
     """Yield the entries of a folder, and the errors of those that cannot be copied."""
-    prefix = path if path.endswith(b"/") else path + b"/"
+    prefix, tree = _with_slash(path), rules.tree
     descriptor = Descriptor()
     try:
         if tree is not None:
@@ -136,6 +157,8 @@ def _list(
                 if temporary.parse(name) is not None:
                     continue  # an unfinished file of another copy
                 try:
+                    if rules.is_left_out(prefix + name, entry):
+                        continue
                     yield _make_entry(entry, prefix + name, name, ancestors, descriptor)
                 except SshTransferError as failure:
                     yield failure
@@ -145,6 +168,10 @@ def _list(
         yield _failure(error, path)  # the rest cannot be listed
     finally:
         descriptor.close()
+
+
+def _with_slash(path: bytes) -> bytes:
+    return path if path.endswith(b"/") else path + b"/"
 
 
 def _failure(error: OSError, path: bytes) -> SshTransferError:
