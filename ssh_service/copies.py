@@ -6,10 +6,10 @@ import functools
 from typing import Callable, Optional, Union
 
 from ssh_service import copying, operations, params
+from ssh_service.commands.script import StrPath
 from ssh_service.connections.cache import SshClientCache, check_cache
 from ssh_service.copying import CopyPlan, Patterns, ProgressCallback
 from ssh_service.defaults import IDLE_TIMEOUT, default_cache
-from ssh_service.operations import StrPath
 from ssh_service.params import Destination
 from ssh_service.transport import SshTransport
 

@@ -66,7 +66,15 @@ MAY_IMPORT: Dict[str, Set[str]] = {
         "errors",
     },
     "defaults": {"connections"},
-    "copies": {"defaults", "operations", "copying", "connections", "params", "transport"},
+    "copies": {
+        "defaults",
+        "operations",
+        "commands",
+        "copying",
+        "connections",
+        "params",
+        "transport",
+    },
     "api": {
         "copies",
         "defaults",
