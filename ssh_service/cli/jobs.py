@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import os
 import re
 import sys
 import threading
@@ -15,6 +16,7 @@ import click
 from ssh_service import settings
 from ssh_service.cli.report import escape_control_characters
 from ssh_service.cli.targets import check_parallel, collect, connect_parameters
+from ssh_service.commands.script import check_environment
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import SshServiceError
 from ssh_service.fleet.hosts import connect_params
@@ -23,8 +25,9 @@ from ssh_service.jobs import Job, JobState, find_job, start_job
 from ssh_service.jobs.job import signal_name
 from ssh_service.jobs.record import Seen, check_id
 from ssh_service.jobs.starting import clean_jobs, find_or_finish_removal, look_at_all, new_id
+from ssh_service.user_files import expand_home
 
-__all__ = ["clean", "kill", "list_", "logs", "remove", "start", "wait"]
+__all__ = ["clean", "kill", "list_", "logs", "remove", "start", "status", "wait"]
 
 # A job's id with its state, or with the error of the job.
 Outcome = Tuple[str, Union[JobState, Exception]]
@@ -44,20 +47,26 @@ def start(
     job_id: Optional[str],
     cwd: Optional[str],
     shell: Optional[str],
+    variables: Sequence[str],
+    stdin: Optional[str],
     run_timeout: Optional[float],
     **options: Any,
 ) -> int:
     """Start a job on every host."""
     if job_id is not None:
         check_id(job_id, "--id")
+    env = check_environment(dict(map(_variable, variables)))
+    if stdin == "-" and "-" in options["files"]:
+        raise click.UsageError("--stdin -: the hosts are already read from standard input")
+    data = b"" if stdin is None else _read(stdin)
     timeout = options["timeout"]
     starting: Dict[str, str] = {}
 
     def work(host: str, connect: Dict[str, Any], cache: SshClientCache) -> Any:
         starting[host] = job_id or new_id()
         job = start_job(
-            connect, command, id=starting[host], cwd=cwd, shell=shell, run_timeout=run_timeout,
-            timeout=timeout, cache=cache,
+            connect, command, id=starting[host], env=env, cwd=cwd, shell=shell, stdin=data,
+            run_timeout=run_timeout, timeout=timeout, cache=cache,
         )  # fmt: skip
         del starting[host]
         return [(job.id, job.state)]
@@ -67,6 +76,27 @@ def start(
         return f"these jobs may have been started: {jobs}" if jobs else "no start was under way"
 
     return _run(work, _is_any, options, describe)
+
+
+def _variable(text: str) -> Tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if equals:
+        return name, value
+    if name not in os.environ:
+        raise click.UsageError(
+            f"--env {name}: there is no such variable here; give its value with {name}=VALUE"
+        )
+    return name, os.environ[name]
+
+
+def _read(name: str) -> bytes:
+    try:
+        if name == "-":
+            return sys.stdin.buffer.read()
+        with open(expand_home(name), "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise click.UsageError(f"--stdin {name}: {error.strerror or error}") from error
 
 
 def list_(**options: Any) -> int:
@@ -103,6 +133,15 @@ def logs(job_ids: Sequence[str], follow: bool, stderr: bool, **options: Any) -> 
         return []
 
     return _run(work, _is_any, options, lambda: f"job {job_id} does not end with this")
+
+
+def status(job_ids: Sequence[str], **options: Any) -> int:
+    """Print the state of jobs of every host."""
+
+    def act(job: Job, _: Optional[float]) -> JobState:
+        return job.state
+
+    return _each(job_ids, act, _is_any, options, "not all were asked for")
 
 
 def wait(job_ids: Sequence[str], **options: Any) -> int:
@@ -267,7 +306,7 @@ def _report(host: str, job_id: str, state: JobState, as_json: bool) -> None:
 
 
 def _details(state: JobState) -> Dict[str, Any]:
-    names = ("exit_status", "signal", "began", "ended", "timed_out", "disk_full")
+    names = ("exit_status", "signal", "began", "ended", "timed_out", "disk_full", "certain")
     return {name: getattr(state, name) for name in names}
 
 

@@ -34,8 +34,9 @@ def job(job_host: JobHost, tmp_path: Path) -> Job:
         f" HostKeyAlias [{sshd.host}]:{sshd.port}\n UserKnownHostsFile {sshd.known_hosts}\n"
     )
 
-    def run(command: str, *arguments: str, hosts: str = "web1") -> Any:
-        return in_process("job", command, "-F", str(config), "-H", hosts, "-t", "30", *arguments)
+    def run(command: str, *arguments: str, hosts: str = "web1", stdin: str = "") -> Any:
+        options = ("-F", str(config), "-H", hosts, "-t", "30")
+        return in_process("job", command, *options, *arguments, stdin=stdin)
 
     return run
 
@@ -60,6 +61,36 @@ def test_job_is_started_read_waited_for_and_removed(job: Job) -> None:
     assert job("remove", "cli").stdout == "web1: cli removed\n"
     done = job("wait", "cli")
     assert done.returncode == 1 and "there is no job cli" in done.stderr
+
+
+def test_job_gets_variables_and_input(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable's value, and the input, need not be on the command line."""
+    monkeypatch.setenv("TOKEN", "it's secret")
+    (tmp_path / "input").write_bytes(b"in\xffput")
+    given = ["--env", "TOKEN", "--env", "B=c=d", "--stdin", str(tmp_path / "input")]
+    script = 'od -An -tx1 | tr -d " \\n"; printf "|%s|%s" "$TOKEN" "$B"'
+    assert job("start", "--id", "given", *given, "--", script).returncode == 0
+    job("wait", "given")
+    assert job("logs", "given").stdout == "696eff707574|it's secret|c=d"
+    piped = job("start", "--id", "piped", "--stdin", "-", "--", "cat", stdin="of a pipe")
+    assert piped.returncode == 0
+    job("wait", "piped")
+    assert job("logs", "piped").stdout == "of a pipe"
+    job("remove", "given", "piped")
+
+
+def test_status_of_jobs_is_asked_for_without_waiting(job: Job) -> None:
+    job("start", "--id", "asked", "--", "while :; do sleep 0.1; done")
+    assert job("status", "asked").stdout == "web1: asked running\n"
+    job("kill", "asked")
+    done = job("status", "asked", "never")
+    assert (done.returncode, done.stdout) == (1, "web1: asked signalled(TERM)\n")
+    assert "there is no job never" in done.stderr
+    (found,) = lines(job("status", "--json", "asked"))
+    assert (found["state"], found["certain"]) == ("signalled", True)
+    job("remove", "asked")
 
 
 def test_removal_that_was_interrupted_is_finished(job: Job, job_host: JobHost) -> None:
@@ -94,6 +125,10 @@ def test_job_of_many_hosts_is_killed_and_cleaned(job: Job) -> None:
     "arguments, text",
     [
         (("start", "--id", "a/b", "--", "true"), "--id: expected 1 to 128 letters"),
+        (("start", "--env", "A B=1", "--", "true"), "environment variable 'A B'"),
+        (("start", "--env", "NO_SUCH", "--", "true"), "give its value with NO_SUCH=VALUE"),
+        (("start", "--stdin", "/no/such", "--", "true"), "--stdin /no/such: No such file"),
+        (("start", "--stdin", "-", "-f", "-", "--", "true"), "hosts are already read from"),
         (("clean", "--older", "soon"), "--older: expected a time with its unit, such as 7d"),
         (("clean", "--older", "7"), "--older: expected a time with its unit, such as 7d"),
         (("kill", "-s", "0", "x"), "signal: expected a name such as TERM, or a number"),

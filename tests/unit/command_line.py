@@ -29,7 +29,8 @@ class _Captured(io.TextIOWrapper):
 def in_process(*arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
     """Run a command line; return what its own process would have left."""
     out, err = _Captured(), _Captured()
-    with mock.patch("sys.stdin", io.StringIO(stdin)), contextlib.redirect_stdout(
+    given = io.TextIOWrapper(io.BytesIO(stdin.encode()), encoding="utf-8", newline="\n")
+    with mock.patch("sys.stdin", given), contextlib.redirect_stdout(
         out
     ), contextlib.redirect_stderr(err):
         status = cli.main(list(arguments))

@@ -26,6 +26,7 @@ def job_commands(context: click.Context) -> int:
 
     \b
     ssh-service job start -H 'web[01-40]' --id night-7 -- ./benchmark --hours 5
+    ssh-service job status -H 'web[01-40]' night-7
     ssh-service job logs -H web01 -f night-7
     ssh-service job wait -H 'web[01-40]' night-7
     ssh-service job clean -H 'web[01-40]' --older 7d
@@ -43,6 +44,20 @@ _JOB_IDS = click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
 @click.option("--id", "job_id", metavar="ID", help="The job's name; default: a random one.")
 @click.option("--cwd", metavar="DIR", help="The folder to run in; default: the home directory.")
 @click.option("--shell", metavar="PATH", help="The shell; default: the login shell.")
+@click.option(
+    "--env",
+    "variables",
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    help="An environment variable; repeatable.  NAME alone takes the value that it has here, which"
+    " shows it in no list of processes.",
+)
+@click.option(
+    "--stdin",
+    metavar="FILE",
+    type=click.Path(),
+    help="What the command reads; default: nothing.  - is standard input.",
+)
 @click.option(
     "--run-timeout",
     type=Seconds(),
@@ -68,6 +83,16 @@ def job_list_command(**options: Any) -> int:
     from ssh_service.cli import jobs
 
     return jobs.list_(**options)
+
+
+@job_commands.command("status", context_settings=CONTEXT)
+@add_options(JOB_OPTIONS)
+@_JOB_IDS
+def job_status_command(**options: Any) -> int:
+    """Print what became of jobs of every host; the status is 0 if all were found."""
+    from ssh_service.cli import jobs
+
+    return jobs.status(**options)
 
 
 @job_commands.command("logs", context_settings=CONTEXT)
