@@ -261,14 +261,17 @@ class _Detached:
         try:
             job.kill(timeout=_LIMIT_GRACE)
             return  # the job's waiter is settled
+        except SshJobError as error:
+            text = f"{error}; it did not end within {self._timeout:g} s"
         except SshServiceError as error:
             _log.info("%s", error)
+            text = (
+                f"{self._host.connection_id}: job {job.id} was not known to have ended within"
+                f" {self._timeout:g} s, and its host cannot be reached; that ends the job by"
+                " itself"
+            )
         process = CompletedProcess(None, None, b"", b"")
         self._start.describe(process)
-        text = (
-            f"{self._host.connection_id}: job {job.id} was not known to have ended within"
-            f" {self._timeout:g} s, and its host cannot be reached; that ends the job by itself"
-        )
         self._settle(error=SshCommandTimeout(text, process=process))
 
     def _settle(

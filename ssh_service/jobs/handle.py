@@ -38,6 +38,12 @@ DAMAGED = (
     ' "${{XDG_STATE_HOME:-$HOME/.local/state}}/ssh_service/jobs/{0}"; remove that'
     " folder with rm -r, and the id is free again"
 )
+# The message for a job of another host, or of this one before it was both renamed and rebooted.
+ELSEWHERE = (
+    "belongs to the host {1}, which shares the home directory; ask that host. If that is an"
+    " earlier name of this one, remove the folder"
+    ' "${{XDG_STATE_HOME:-$HOME/.local/state}}/ssh_service/jobs/{0}" with rm -r'
+)
 
 
 class JobDestination:
@@ -233,7 +239,7 @@ class JobHandle:
     def missing_error(self, state: JobState) -> SshJobError:
         """Return the error for a job that no longer exists on this host."""
         what = {
-            "elsewhere": f"belongs to the host {state.host}, which shares the home directory",
+            "elsewhere": ELSEWHERE.format(self.id, state.host),
             "damaged": DAMAGED.format(self.id),
         }.get(state.name, "is not there any more")
         return self.error(f"{self.connection_id}: job {self.id} {what}", state)

@@ -303,7 +303,8 @@ class Job(JobHandle):
         SshConfigError
             `signal` is not a valid signal, or `timeout` not a number of seconds (a `ValueError`).
         SshJobError
-            The host does not have this signal, or does not allow this user to send it.
+            The host does not have this signal, or does not allow this user to send it; or the job
+            belongs to another host, or its record is damaged.
         SshServiceError
             The host could not be reached; the errors are those of `run`.  The call may be
             repeated.
@@ -313,7 +314,10 @@ class Job(JobHandle):
         if signal is not None:
             signals, wait = [signal_name(signal)], 0.0
         text = scripts.kill(self.id, self.token, signals, wait)
-        return self.take(self.host.query(text, timeout, self.id))
+        state = self.take(self.host.query(text, timeout, self.id))
+        if state.name in ("elsewhere", "damaged"):
+            raise self.missing_error(state)
+        return state
 
     def remove(self, *, timeout: Optional[float] = 60.0) -> None:
         """

@@ -129,9 +129,9 @@ def parse(line: str) -> Optional[Seen]:
     if name == "missing":
         return Seen(job_id, JobState(name))
     damaged = Seen(job_id, JobState("damaged"))
-    if len(words) != 18 or name not in _STATES:
+    if len(words) != 19 or name not in _STATES:
         return damaged
-    _, token, job_digest, host, _, boot, supervisor, began_at, pid, _, began, _, _ = words[5:]
+    _, token, job_digest, host, _, boot, supervisor, began_at, pid, _, began, _, _, _ = words[5:]
     if not _TOKEN.match(token) or not all(map(_NUMBER.match, (supervisor, pid, began))):
         return damaged
     if (name == "ended") != bool(_NUMBER.match(value)):

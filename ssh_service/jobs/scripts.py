@@ -29,8 +29,8 @@ _ssh_look() {
         IFS= read -r _ssh_r <"$_ssh_jobs/$1/record"
     fi
     set -- $_ssh_r
-    [ $# = 13 ] || { echo "$_ssh_id damaged - - -"; return; }
-    if [ "$4" != "$_ssh_node" ] || [ "$5" != "$_ssh_machine" ]; then
+    [ $# = 14 ] || { echo "$_ssh_id damaged - - -"; return; }
+    if ! _ssh_here "$4" "$5" "$6" "${14}"; then
         echo "$_ssh_id elsewhere - - - $_ssh_r"
         return
     fi
@@ -62,7 +62,7 @@ _SERVE = r"""
 _ssh_measure() {
     _ssh_z=-1
     if [ -e "$1" ]; then
-        set -- $(LC_ALL=C ls -nL "$1")
+        set -- $(LC_ALL=C LS_BLOCK_SIZE=1 ls -nL "$1")
         _ssh_z=${5:--1}
     elif [ "$(_ssh_absent "$1")" ]; then
         _ssh_z=-2

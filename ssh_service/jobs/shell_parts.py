@@ -13,7 +13,10 @@ FOLDER = """\
 case $XDG_STATE_HOME in /*) _ssh_jobs=$XDG_STATE_HOME ;; *) _ssh_jobs=$HOME/.local/state ;; esac
 _ssh_jobs=$_ssh_jobs/ssh_service/jobs
 """
-# Sets the identity of this host and of its current boot.
+# Sets the identity of this host and of its current boot.  _ssh_here returns 0 if the node $1 with
+# the machine id $2 is this host, perhaps under an earlier name: then its boot $3 and the
+# namespaces $4 of its processes and its name are this host's.  (Containers of one kernel have one
+# boot.)
 HOST = """\
 _ssh_node=$(uname -n)
 {
@@ -22,6 +25,19 @@ _ssh_node=$(uname -n)
     IFS= read -r _ssh_boot </proc/sys/kernel/random/boot_id || _ssh_boot=
 } 2>/dev/null
 _ssh_node=${_ssh_node:--} _ssh_machine=${_ssh_machine:--} _ssh_boot=${_ssh_boot:--}
+_ssh_namespaces() {
+    _ssh_spaces=-
+    _ssh_l=$(ls -diL /proc/self/ns/pid /proc/self/ns/uts 2>/dev/null) || return
+    set -- $_ssh_l
+    _ssh_spaces=$1,$3
+}
+_ssh_here() {
+    [ "$2" = "$_ssh_machine" ] || return
+    [ "$1" != "$_ssh_node" ] || return 0
+    [ "$3" = "$_ssh_boot" ] && [ "$3" != - ] && [ "$4" != - ] || return
+    _ssh_namespaces
+    [ "$4" = "$_ssh_spaces" ]
+}
 """
 # Sets the start time of the process $1; "-" without /proc.
 BEGAN = """\
@@ -108,6 +124,16 @@ _ssh_foreign() {
 }
 _ssh_all_foreign() { _ssh_foreign "${_ssh_jobs%/*}" || _ssh_foreign "$_ssh_jobs"; }
 """
+# Prints $1 and a newline by a builtin, as all users may see the arguments of other programs.
+# (mksh and the ksh of OpenBSD have no builtin printf.)
+PRINT = r"""
+_ssh_print() {
+    case $(command -v printf) in
+        /*) print -r -- "$1" ;;
+        *) printf '%s\n' "$1" ;;
+    esac
+}
+"""
 # Writes files to the disk, if dd supports that: `sync` may write everything.
 SYNC = """\
 _ssh_sync() {
@@ -126,7 +152,7 @@ _ssh_attempt() {
         *) return 1 ;;
     esac
     [ ! -f "$1/starter" ] || return 0
-    _ssh_x=$(ls -A -- "$1") || return 1
+    _ssh_x=$(QUOTING_STYLE=literal ls -A -- "$1") || return 1
     (
         set -f
         for _ssh_x in $_ssh_x; do

@@ -12,7 +12,17 @@ from __future__ import annotations
 from typing import Mapping, Optional
 
 from ssh_service.commands import script
-from ssh_service.jobs.shell_parts import ATTEMPT, BEGAN, END, FOLDER, FOREIGN, HOST, IS, SYNC
+from ssh_service.jobs.shell_parts import (
+    ATTEMPT,
+    BEGAN,
+    END,
+    FOLDER,
+    FOREIGN,
+    HOST,
+    IS,
+    PRINT,
+    SYNC,
+)
 
 # A limit in seconds that no job reaches; shells do not support arbitrarily large numbers.
 _MAX_LIMIT = 1e9
@@ -56,7 +66,6 @@ _ssh_own() {
 [ "$_ssh_sessions" != - ] || trap : HUP INT QUIT TERM USR1 USR2
 _ssh_dog=
 if [ "$_ssh_limit" != - ]; then
-    : >"$_ssh_try/limit.new"
     _ssh_own /bin/sh -c 'eval "$_ssh_d"' "ssh_service limit $_ssh_id" $$ </dev/null 5>&- &
     _ssh_dog=$!
     _ssh_began $_ssh_dog
@@ -65,7 +74,7 @@ fi
 unset _ssh_d
 _ssh_o=$({
     [ "$_ssh_sessions" != - ] || trap : HUP INT QUIT TERM USR1 USR2
-    printf '%s\n' "$_ssh_p" 2>/dev/null |
+    _ssh_print "$_ssh_p" 2>/dev/null |
         _ssh_own /bin/sh -c 'eval "$_ssh_s"' "ssh_service job $_ssh_id" $$ >&5 2>/dev/null
     echo $?
 } 2>&1)
@@ -140,7 +149,7 @@ exec 5>&1 6>>"$_ssh_try/stdout" 7>>"$_ssh_try/stderr" >/dev/null 2>/dev/null
 _ssh_began "$1"
 _ssh_r="1 $_ssh_token $_ssh_digest $_ssh_node $_ssh_machine $_ssh_boot $1 $_ssh_b"
 _ssh_began $$
-_ssh_r="$_ssh_r $$ $_ssh_b $(date +%s) $_ssh_limit $_ssh_sessions"
+_ssh_r="$_ssh_r $$ $_ssh_b $(date +%s) $_ssh_limit $_ssh_sessions $_ssh_spaces"
 printf '%s\n' "$_ssh_r" >"$_ssh_try/record" ||
     { _ssh_fail "folder $_ssh_try cannot be written" >&5; }
 _ssh_sync "$_ssh_try/record"
@@ -173,7 +182,7 @@ exec "$1" -c "$2" 4<&4
 _EXPORTED = (
     "_ssh_w _ssh_s _ssh_d _ssh_id _ssh_token _ssh_digest _ssh_limit _ssh_cwd _ssh_login _ssh_form"
     " _ssh_read _ssh_umask _ssh_level _ssh_dir _ssh_try _ssh_node _ssh_machine _ssh_boot"
-    " _ssh_sessions"
+    " _ssh_sessions _ssh_spaces"
 )
 # If logind ends all processes of a user with the last session, a job needs a scope of the user's
 # service manager, which outlives sessions if lingering is enabled for the user.
@@ -260,12 +269,14 @@ trap 'rm -rf -- "$_ssh_dir/$_ssh_token"; rmdir -- "$_ssh_dir" 2>/dev/null; exit 
 _ssh_e=$(mkdir -p -- "$_ssh_dir/$_ssh_token" 2>&1) ||
     _ssh_e=$(mkdir -p -- "$_ssh_dir/$_ssh_token" 2>&1) || _ssh_fail "folder $_ssh_e"
 _ssh_try=$_ssh_dir/$_ssh_token
+_ssh_namespaces
 _ssh_began $$
 _ssh_e=$({
     # (By cat, which says that the disk is full; shells do not.)
     printf '%s\n' "$_ssh_node $_ssh_machine $_ssh_boot $$ $_ssh_b" | cat >"$_ssh_try/starter" &&
         printf '%-255s\n' '' | cat >"$_ssh_try/status.new" &&
-        : >"$_ssh_try/stdout" && : >"$_ssh_try/stderr"
+        : >"$_ssh_try/stdout" && : >"$_ssh_try/stderr" &&
+        { [ "$_ssh_limit" = - ] || : >"$_ssh_try/limit.new"; }
 } 2>&1) || _ssh_fail "folder $_ssh_e"
 if [ "$_ssh_size" != 0 ]; then
     _ssh_e=$({ cat <&3 >"$_ssh_try/stdin"; } 2>&1) || _ssh_fail "stdin $_ssh_e"
@@ -284,8 +295,9 @@ _ssh_detach() {
 trap - HUP INT QUIT TERM
 set -- /bin/sh -c 'eval "$_ssh_w"' "ssh_service job $_ssh_id"
 [ -z "$_ssh_scope" ] || set -- systemd-run --user --scope --quiet -- "$@"
-printf '%s\n' "$_ssh_p" |
-    (unset _ssh_p; _ssh_detach "$@") 3<&- 2>/dev/null |
+# (The other descriptors may be a start-up file's, and would keep the session open.)
+_ssh_print "$_ssh_p" |
+    (unset _ssh_p; _ssh_detach "$@") 3<&- 4<&- 6>&- 7>&- 8>&- 9>&- 2>/dev/null |
     { IFS= read -r _ssh_l || _ssh_l='error start the job could not be started'; echo "$_ssh_l"; }
 """
 
@@ -318,8 +330,8 @@ def start(
         "_ssh_limit": _limit(run_timeout),
         "_ssh_form": "file" if in_file else "stdin",
         "_ssh_read": script.READ_AND_RUN,
-        "_ssh_w": BEGAN + IS + SYNC + _FAIL + _SUPERVISOR,
-        "_ssh_s": BEGAN + SYNC + _FAIL + ATTEMPT + _JOB.replace("{names}", _EXPORTED),
+        "_ssh_w": BEGAN + IS + PRINT + SYNC + _FAIL + _SUPERVISOR,
+        "_ssh_s": BEGAN + PRINT + SYNC + _FAIL + ATTEMPT + _JOB.replace("{names}", _EXPORTED),
         "_ssh_d": IS + END + _LIMIT,
         "_ssh_p": payload,
     }
@@ -330,6 +342,7 @@ def start(
             FOLDER,
             HOST,
             BEGAN,
+            PRINT,
             _FAIL,
             FOREIGN,
             _START.replace("{names}", _EXPORTED).replace("{logind}", _LOGIND),
@@ -352,8 +365,7 @@ def payload(text: str, env: Mapping[str, str], token: str, in_file: bool) -> str
     if in_file:
         text = (
             """_ssh_l=$(printf '%%s\\n' "$_ssh_file" | sed "s/'/'\\\\\\\\''/g")\n"""
-            """(umask 077; { printf '%%s\\n' "rm -f '$_ssh_l';"%s; }"""
-            """ >"$_ssh_file")\n"""
+            """(umask 077; _ssh_print "rm -f '$_ssh_l';"%s >"$_ssh_file")\n"""
             'set -- "$_ssh_shell" "$_ssh_file"; unset _ssh_shell _ssh_file; exec "$1" "$2"'
         ) % script.quote(text)
     line = script.deliver(text, env, None, lambda: "exec <&4 4<&-;", always_stdin=True).preamble

@@ -24,7 +24,7 @@ from ssh_service.errors import (
     copy_for_raise,
 )
 from ssh_service.jobs import scripts, start_scripts
-from ssh_service.jobs.handle import DAMAGED, JobDestination
+from ssh_service.jobs.handle import DAMAGED, ELSEWHERE, JobDestination
 from ssh_service.jobs.job import Job
 from ssh_service.jobs.record import JobState, Seen, check_id, digest, parse_record
 from ssh_service.jobs.watcher import is_passing
@@ -182,7 +182,7 @@ class Start:
             except (KeyboardInterrupt, SystemExit):
                 if self._is_sent:  # not our exception, so that its text has no id
                     _log.warning(
-                        "%s: the start of job %s was interrupted; %s",
+                        "%s: the start of job %s was interrupted; it %s",
                         self._host.connection_id, self._id, _MAY_RUN,
                     )  # fmt: skip
                 raise
@@ -467,10 +467,7 @@ def clean_jobs(
 def _not_ours(host: JobDestination, seen: Seen) -> SshJobError:
     what = DAMAGED.format(seen.job_id)
     if seen.state.name == "elsewhere":
-        what = (
-            f"belongs to the host {seen.state.host}, which shares the home directory; ask that"
-            " host"
-        )
+        what = ELSEWHERE.format(seen.job_id, seen.state.host)
     return SshJobError(
         f"{host.connection_id}: job {seen.job_id} {what}",
         connection_id=host.connection_id,

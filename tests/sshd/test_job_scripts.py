@@ -381,7 +381,7 @@ def test_job_of_another_host_is_left_alone(host: Host) -> None:
     host.wait("one")
     path = host.jobs / "one" / "record"
     words = path.read_text().split()
-    words[3] = "elsewhere.example"
+    words[3:5] = ["elsewhere.example", "0" * 32]
     path.write_text(" ".join(words) + "\n")
     seen = host.look("one")
     assert (seen.state.name, seen.state.host) == ("elsewhere", "elsewhere.example")
@@ -497,6 +497,36 @@ def test_script_in_a_file_is_nobody_elses_to_read(any_host: Host, tmp_path: Path
     mode, umask = any_host.output("one").split()
     assert mode == b"600" and int(umask, 8) == os.umask(int(umask, 8))
     assert not (any_host.jobs / "one" / seen.token / "script").exists()
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_any_shell_of_a_host_shows_the_script_to_nobody(
+    any_host: Host, tmp_path: Path, in_file: bool
+) -> None:
+    """All users see the arguments of a program, but not those of a builtin."""
+    host = any_host
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "printf"
+    program.write_text(
+        f'#!/bin/sh\necho "$@" >>{tmp_path}/shown\nexec {shutil.which("printf")} "$@"\n'
+    )
+    program.chmod(0o755)
+    host.env["PATH"] = f"{tmp_path}/bin:{host.env['PATH']}"
+    script = 'echo "its $A" # not for others' + 20_000 * "x"
+    answer = host.start("one", script, env={"A": "secret\\n"}, in_file=in_file)
+    assert answer.startswith("started ")
+    assert str(host.wait("one").state) == "ended(0)"
+    assert host.output("one").startswith(b"its secret")
+    shown = tmp_path / "shown"
+    text = shown.read_text() if shown.exists() else ""
+    assert "secret" not in text and "for others" not in text
+
+
+def test_descriptor_that_a_start_up_file_opened_does_not_delay_a_start(host: Host) -> None:
+    host.prefix = ["sh", "-c", 'exec 6>&1 7>&1 8>&2 9>&2; exec "$@"', "sh"]
+    began = time.monotonic()
+    assert host.start("one", "sleep 20", run_timeout=30).startswith("started ")
+    assert time.monotonic() - began < 15
 
 
 @pytest.mark.parametrize("shell", ["tcsh", "csh", "fish"])
@@ -682,6 +712,18 @@ def test_output_that_is_removed_while_it_is_read_is_told_as_missing(
     assert record.answer(process.stdout) == answer
 
 
+@pytest.mark.parametrize("name", ["BLOCK_SIZE", "LS_BLOCK_SIZE"])
+@pytest.mark.parametrize("value", ["1K", "human-readable"])
+def test_output_is_read_whole_whatever_units_ls_shows(host: Host, name: str, value: str) -> None:
+    host.start("one", "seq 1000")
+    token = host.wait("one").token
+    text = f"read one {token} stdout 0 16\n".encode()
+    process = host.run(scripts.serve(), text, **{name: value})
+    answer = record.answer(process.stdout) or []
+    assert (answer[0], answer[-1]) == ("3893 3893", "3893")
+    assert answer[1:-1] == [str(number) for number in range(1, 1001)]
+
+
 def test_clean_removes_dead_starts_but_no_living_one(host: Host) -> None:
     for name, pid in (("dead", 1), ("living", os.getpid())):
         attempt = host.jobs / name / ("0" * 16)
@@ -745,7 +787,7 @@ def test_disk_that_is_full_at_the_start_starts_nothing(host: Host, tmp_path: Pat
     assert host.start("one", "true").startswith("error folder mkdir: ")
 
 
-@pytest.mark.parametrize("option", ["size=4k", "nr_inodes=8"])
+@pytest.mark.parametrize("option", ["size=4k", "nr_inodes=8", "nr_inodes=9"])
 def test_disk_that_is_full_is_named_by_the_start(host: Host, tmp_path: Path, option: str) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -754,7 +796,7 @@ def test_disk_that_is_full_is_named_by_the_start(host: Host, tmp_path: Path, opt
     if subprocess.run([*host.prefix, "true"], stderr=subprocess.PIPE).returncode:
         pytest.skip("needs the right to mount")
     host.env["XDG_STATE_HOME"] = str(disk)
-    answer = host.start("one", "true")
+    answer = host.start("one", "true", run_timeout=9)
     assert answer.startswith("error folder ") and "No space left on device" in answer
 
 
@@ -847,6 +889,31 @@ def test_two_hosts_with_one_home_keep_to_their_own_jobs(host: Host, tmp_path: Pa
         assert other.look("two").state.name == "running"
     finally:
         other.end()
+
+
+def test_job_of_a_host_that_was_renamed_is_still_its_own(host: Host) -> None:
+    """As DHCP, cloud-init and hostnamectl do it; the job runs, and ends, under the first name."""
+    inside = ["unshare", "-u", "sh", "-c", "hostname a.test && echo on && exec sleep 300"]
+    with subprocess.Popen(inside, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as name_space:
+        assert name_space.stdout is not None
+        try:
+            if name_space.stdout.readline() != b"on\n":
+                pytest.skip("needs the right to make a UTS namespace")
+            host.prefix = ["nsenter", "-t", str(name_space.pid), "-u"]
+            host.start("runs", ENDLESS)
+            host.start("over", "exit 3")
+            assert host.wait("over").state.host == "a.test"
+            subprocess.run([*host.prefix, "hostname", "b.test"], check=True)
+            assert host.start("runs", ENDLESS)[:6] == "found "
+            seen = host.look("runs")
+            assert (str(seen.state), seen.state.host) == ("running", "a.test")
+            assert str(host.look("over").state) == "ended(3)"
+            host.run(scripts.kill("runs", seen.token, ["TERM"], 1))
+            assert str(host.wait("runs").state) == "signalled(TERM)"
+            host.run(scripts.clean(0))
+            assert os.listdir(host.jobs) == []
+        finally:
+            name_space.kill()
 
 
 def test_host_without_proc_says_what_it_cannot_know(host: Host) -> None:

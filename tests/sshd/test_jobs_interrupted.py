@@ -144,6 +144,6 @@ def test_interrupted_start_names_the_job_that_may_run(
         start_job(job_host.web, "exit 4", cache=cache)
     (record,) = caplog.records
     words = record.getMessage().split()
-    assert "may have been started" in record.getMessage()
+    assert "it may have been started" in record.getMessage()
     job = find_job(job_host.web, words[words.index("job") + 1], cache=cache)
     assert str(job.wait(PATIENCE)) == "ended(4)"
