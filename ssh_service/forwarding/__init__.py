@@ -19,7 +19,7 @@ Forwards: ports and Unix sockets whose connections are carried over SSH, and sur
 from __future__ import annotations
 
 import os
-from typing import Any, Mapping, Optional, Type, Union
+from typing import Any, Optional, Type, Union
 
 from ssh_service import api, params
 from ssh_service.connections.cache import SshClientCache, check_cache
@@ -29,6 +29,7 @@ from ssh_service.forwarding.forward import Bytes, Forward
 from ssh_service.forwarding.forwarder import Forwarder
 from ssh_service.forwarding.local_forwarder import LocalForwarder, SocksForwarder
 from ssh_service.forwarding.remote_forwarder import RemoteForwarder
+from ssh_service.params import Destination
 
 __all__ = ["Bytes", "Forward", "forward_local", "forward_remote", "forward_socks"]
 
@@ -39,7 +40,7 @@ MAX_STREAMS = 500
 
 
 def forward_local(
-    destination: Mapping[str, Any],
+    destination: Destination,
     to: Where,
     *,
     listen: Where = 0,
@@ -54,9 +55,10 @@ def forward_local(
 
     Parameters
     ----------
-    destination : Mapping[str, Any]
-        The server: connect parameters such as ``{"host": "bastion", "username": "admin"}``, of
-        which only ``host`` is required (`ssh_service.params.resolve` lists all).
+    destination : Union[str, Mapping[str, Any], Host]
+        The server: ``"[user@]host[:port]"``, connect parameters such as
+        ``{"host": "bastion", "username": "admin"}`` (`ssh_service.params.resolve` lists all), or a
+        `Host`.
     to : Union[int, str, os.PathLike]
         The target, seen from the server: ``"host:port"``, ``"[IPv6 address]:port"``, the path of a
         Unix socket on the server, or a port of the server itself (on its loopback, as
@@ -115,7 +117,7 @@ def forward_local(
 
 
 def forward_socks(
-    destination: Mapping[str, Any],
+    destination: Destination,
     *,
     listen: Where = 0,
     keep: bool = False,
@@ -130,9 +132,10 @@ def forward_socks(
 
     Parameters
     ----------
-    destination : Mapping[str, Any]
-        The server: connect parameters such as ``{"host": "bastion", "username": "admin"}``, of
-        which only ``host`` is required (`ssh_service.params.resolve` lists all).
+    destination : Union[str, Mapping[str, Any], Host]
+        The server: ``"[user@]host[:port]"``, connect parameters such as
+        ``{"host": "bastion", "username": "admin"}`` (`ssh_service.params.resolve` lists all), or a
+        `Host`.
     listen : Union[int, str, os.PathLike]
         The address to listen on: a port of 127.0.0.1 (0: any free one), ``"address:port"`` (``*``:
         all addresses, with a warning in the log, as everyone who can reach them can use the
@@ -178,7 +181,7 @@ def forward_socks(
 
 
 def forward_remote(
-    destination: Mapping[str, Any],
+    destination: Destination,
     to: Where,
     *,
     listen: Where = 0,
@@ -193,9 +196,10 @@ def forward_remote(
 
     Parameters
     ----------
-    destination : Mapping[str, Any]
-        The server: connect parameters such as ``{"host": "bastion", "username": "admin"}``, of
-        which only ``host`` is required (`ssh_service.params.resolve` lists all).
+    destination : Union[str, Mapping[str, Any], Host]
+        The server: ``"[user@]host[:port]"``, connect parameters such as
+        ``{"host": "bastion", "username": "admin"}`` (`ssh_service.params.resolve` lists all), or a
+        `Host`.
     to : Union[int, str, os.PathLike]
         The target, seen from this machine: ``"host:port"``, ``"[IPv6 address]:port"``, the path of
         a Unix socket, or a port of this machine's loopback.
