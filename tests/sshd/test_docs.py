@@ -45,7 +45,7 @@ _SAID = {
     ],
     "jobs.md": ["part 1\npart 2\npart 3\nended(0)\n"],
     "many_hosts.md": [f"web{number:02} SUCCEEDED" for number in range(1, 41)],
-    "moving.md": ["load average", "web1 SUCCEEDED\n", "web2 SUCCEEDED\n"],
+    "moving.md": ["load average", "1\n\n3 ", "web1 SUCCEEDED\n", "web2 SUCCEEDED\n"],
     "recipes.md": [
         "trusted blindly\n",
         "quick\n",
@@ -56,9 +56,10 @@ _SAID = {
         "'dials'",
     ],
     "security.md": ["trusted\n", "expected another key than SHA256:"],
-    "start.md": ["Linux\n 3\n", "hello\n"],
+    "start.md": ["Linux\n 3\n", "Linux\n\nLinux\n", "hello\n"],
     "tutorial.md": [
         "it's me\nfrom stdin\n",
+        "a  b\n$HOME\n*\n",
         "1\n2\n3\nand what we say\n0\n",
         f"{[str(number) for number in range(20)]}\n" * 2,
         "the output so far: begun\n ended: True",
@@ -115,7 +116,8 @@ def here(text: str, sshd: Sshd, home: Path) -> str:
     text = re.sub(r"(?<![\w.}])/tmp/", f"{home}/tmp/", text)  # first, as the home may lie there
     text = text.replace('.connect("web1"', f'.connect("{sshd.host}", {sshd.port}')
     text = text.replace('fresh("web1")', f'fresh("{sshd.host}")')
-    return text.replace('"deploy"', repr(sshd.username)).replace("/srv/www/", f"{home}/srv/")
+    text = text.replace("deploy@", f"{sshd.username}@").replace('"deploy"', repr(sshd.username))
+    return text.replace("/srv/www/", f"{home}/srv/")
 
 
 @pytest.mark.parametrize(
