@@ -176,7 +176,6 @@ class Link:
         self._is_connecting = False
         if not self._is_closed:
             self.transport = transport
-            transport.acknowledge_at_once()
             self._owner.on_connected(transport)
 
     def _on_ended(

@@ -24,6 +24,7 @@ from paramiko.common import (
 from paramiko.message import Message
 from paramiko.ssh_exception import SSHException
 
+from ssh_service import known_servers
 from ssh_service.errors import (
     OPEN_UNKNOWN_CHANNEL_TYPE,
     SshConnectionLost,
@@ -115,7 +116,11 @@ class ChannelOpeningTransport(GlobalRequestTransport):
 
     def next_start_number(self) -> int:
         """Return the number of a process, in the order in which the server starts them."""
-        return next(self._start_numbers)  # on the reader thread: in the order of the replies
+        # On the reader thread: in the order of the replies.
+        if self._wire.acknowledges_at_once and known_servers.is_openssh(self.remote_version):
+            # See docs/paramiko_repairs.md#nagles-delay
+            self._wire.acknowledges_at_once = False
+        return next(self._start_numbers)
 
     def started_sessions(self) -> Dict[Union[SshChannel, int], Optional[int]]:
         """

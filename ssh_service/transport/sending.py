@@ -85,15 +85,6 @@ class SendingTransport(LifecycleTransport):
         """Whether messages wait for the network or a key exchange: more would only pile up."""
         return bool(self._wire.backlog) or len(self._send_queue) > _MAX_WAITING_MESSAGES
 
-    def acknowledge_at_once(self) -> None:
-        """
-        Acknowledge what the server sends at once, for a connection with forwards.
-
-        sshd turns Nagle's algorithm off with the first command only.  Until then, a small packet
-        waits for the acknowledgement of the one before, which the system delays by 40 ms.
-        """
-        self._wire.acknowledge_at_once()
-
     def flush(self) -> None:
         """Send waiting messages, as far as that is possible without blocking."""
         self._flush()

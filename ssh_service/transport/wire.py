@@ -21,7 +21,7 @@ Buffer = Union[bytes, bytearray, memoryview]
 
 # One read takes all that the kernel has: a burst of small packets costs one system call.
 _READ_SIZE = 256 * 1024
-# Fewer bytes than that in one read are acknowledged at once, where that was asked for.
+# Fewer bytes than that in one read are acknowledged at once.
 _SMALL_READ = 4096
 _QUICK_ACK = getattr(socket, "TCP_QUICKACK", None)  # Linux
 # Seconds between checks of a channel used as a socket: for its window while reading, writing.
@@ -53,6 +53,10 @@ class Wire:
         May be changed.
     backlog : bytes
         Data that `send_nowait` could not write yet.
+    acknowledges_at_once : bool
+        Whether each small read is acknowledged at once, instead of after 40 ms or with the next
+        message: a server that has Nagle's algorithm on holds a small packet back until then.  May
+        be set to False.
 
     Notes
     -----
@@ -79,16 +83,10 @@ class Wire:
         self._drained = False  # reader thread only: the last read took all data
         self.backlog = b""  # guarded by the send lock
         self.last_received = time.monotonic()
-        self._acknowledges = False
+        is_tcp = self.is_socket and sock.family in (socket.AF_INET, socket.AF_INET6)
+        self.acknowledges_at_once = is_tcp and _QUICK_ACK is not None
         if self.is_socket:
             sock.setblocking(False)
-
-    def acknowledge_at_once(self) -> None:
-        """Acknowledge each small read at once from now on, if the system can."""
-        families = (socket.AF_INET, socket.AF_INET6)
-        self._acknowledges = (
-            self.is_socket and self._sock.family in families and _QUICK_ACK is not None
-        )
 
     # The socket methods that paramiko and its users call.
 
@@ -174,7 +172,7 @@ class Wire:
                 self._drained = True
             else:
                 self._drained = len(data) < _READ_SIZE
-                if self._acknowledges and len(data) < _SMALL_READ:
+                if self.acknowledges_at_once and len(data) < _SMALL_READ:
                     self._sock.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)  # until the next
                 return data
         return None

@@ -70,6 +70,14 @@ def test_small_packets_are_not_held_back_and_the_kernel_watches(sshd: Sshd) -> N
         assert sock.gettimeout() is None
 
 
+def test_packets_are_acknowledged_at_once_until_a_command_runs(sshd: Sshd) -> None:
+    """The first command is where sshd turns Nagle's algorithm off."""
+    transport = connect(sshd)
+    assert transport._wire.acknowledges_at_once is hasattr(socket, "TCP_QUICKACK")
+    assert works(transport)
+    assert not transport._wire.acknowledges_at_once
+
+
 def test_a_refused_port_is_an_error_with_errno_at_once(sshd: Sshd) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
