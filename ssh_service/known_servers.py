@@ -40,6 +40,16 @@ def is_dropbear(version: str) -> bool:
     return _dropbear(version) is not None
 
 
+def accepts_pipelined_login(version: str) -> bool:
+    """
+    Return whether a server takes a login request before it has accepted the service for it.
+
+    RFC 4253 (section 10) allows that after every key exchange that we know, but only OpenSSH and
+    dropbear were tested.
+    """
+    return is_openssh(version) or is_dropbear(version)
+
+
 def runs_one_command(version: str) -> bool:
     """
     Return whether a connection may have one session only.

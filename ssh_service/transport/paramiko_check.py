@@ -6,6 +6,7 @@ import functools
 from typing import Any, List, Optional
 
 import paramiko
+from paramiko.auth_handler import AuthHandler
 from paramiko.channel import Channel
 from paramiko.common import (
     MSG_CHANNEL_OPEN,
@@ -53,6 +54,7 @@ _NEEDED = {
         "run",
         "stop_thread",
     ),
+    AuthHandler: ("_parse_service_accept", "_request_auth"),
     paramiko.SSHClient: ("_auth", "_families_and_addresses", "_key_from_filepath"),
     Channel: (
         "_check_add_window",
@@ -91,6 +93,7 @@ _NEEDED = {
 _REPLACED = {
     paramiko.Transport: (
         "_channels",
+        "auth_handler",
         "channels_seen",
         "clear_to_send",
         "clear_to_send_lock",

@@ -7,8 +7,8 @@ calls the overridden methods.
 
 The class is the top of a ladder, one layer a module: `LifecycleTransport` (how it ends),
 `SendingTransport`, `GlobalRequestTransport`, `ChannelOpeningTransport`,
-`ChannelAcceptingTransport`, and here the reader thread, which identifies both sides, exchanges
-keys and listens.
+`ChannelAcceptingTransport`, `AuthenticatingTransport`, and here the reader thread, which
+identifies both sides, exchanges keys and listens.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from paramiko.ssh_exception import IncompatiblePeer, SSHException
 
 from ssh_service.errors import SshConnectError, SshConnectionLost, SshConnectTimeout, reason_of
 from ssh_service.transport import reaper, sending
-from ssh_service.transport.accepting import ChannelAcceptingTransport
 from ssh_service.transport.agreement import (
     check_host_key,
     check_kex_init,
     server_offer,
     violation_of,
 )
+from ssh_service.transport.authenticating import AuthenticatingTransport
 from ssh_service.transport.keepalive import KeepaliveMonitor
 from ssh_service.transport.lock_free import LockFreeEvent
 from ssh_service.transport.packets import Inflater
@@ -51,7 +51,7 @@ _AUTH_TIMEOUT = 30.0
 _THROTTLED = ("Exceeded MaxStartups", "Not allowed at this time")
 
 
-class SshTransport(ChannelAcceptingTransport):
+class SshTransport(AuthenticatingTransport):
     """
     One SSH connection, safe to share between threads.
 

@@ -58,3 +58,16 @@ def test_signals_group_is_true_only_where_the_source_says_so(
 )
 def test_runs_one_command_is_true_for_old_dropbears(version: str, expected: bool) -> None:
     assert known_servers.runs_one_command(version) is expected
+
+
+@pytest.mark.parametrize(
+    "version, expected",
+    [
+        ("SSH-2.0-OpenSSH_8.4", True),
+        ("SSH-2.0-dropbear_2022.83", True),
+        ("SSH-2.0-paramiko_3.5.1", False),
+        ("SSH-2.0-mod_sftp", False),
+    ],
+)
+def test_accepts_pipelined_login_is_true_for_tested_servers(version: str, expected: bool) -> None:
+    assert known_servers.accepts_pipelined_login(version) is expected
