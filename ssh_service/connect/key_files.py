@@ -10,12 +10,15 @@ from __future__ import annotations
 import base64
 import binascii
 import errno
+import functools
+import hashlib
+import inspect
 import io
 import logging
 import os
 import stat
 import struct
-from typing import Any, Callable, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Dict, NamedTuple, Optional, Set, Tuple, Union
 
 import paramiko
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -43,6 +46,13 @@ _log = logging.getLogger(__name__)
 _MAX_SIZE = 1 << 20
 _OPENSSH_MAGIC = b"openssh-key-v1\0"
 _PUBLIC = ("ssh-", "ecdsa-", "sk-")
+
+# Digests of files whose RSA keys were found valid.  Checking one takes 40 to 300 ms, so it is done
+# once, not for each connection.  A set's `add` and `in` are atomic.
+_valid_rsa_keys: Set[bytes] = set()
+_MAX_VALID_RSA_KEYS = 10_000
+# From cryptography 39 and 45 on.
+_SKIP_RSA_CHECK = "unsafe_skip_rsa_key_validation"
 
 
 class KeyFile(NamedTuple):
@@ -223,9 +233,11 @@ def _decode(data: bytes, secret: Optional[Secret]) -> Union[paramiko.PKey, type]
     read: Callable[..., Any] = serialization.load_pem_private_key
     if b"-----BEGIN OPENSSH PRIVATE KEY" in data:
         read = serialization.load_ssh_private_key
+    digest = hashlib.sha256(data).digest()
     try:
-        loaded = read(data, secret.reveal_bytes() if secret else None)
+        loaded = read(data, secret.reveal_bytes() if secret else None, **_options_of(read, digest))
         if isinstance(loaded, rsa.RSAPrivateKey):
+            _remember_valid(digest)
             return paramiko.RSAKey(key=loaded)
         if not isinstance(loaded, (ec.EllipticCurvePrivateKey, ed25519.Ed25519PrivateKey)):
             return UnsupportedAlgorithm
@@ -241,6 +253,25 @@ def _decode(data: bytes, secret: Optional[Secret]) -> Union[paramiko.PKey, type]
         return paramiko.ECDSAKey.from_private_key(file)
     except Exception as error:  # noqa: B902  (three libraries, each with its own)
         return type(error)
+
+
+def _options_of(read: Callable[..., Any], digest: bytes) -> Dict[str, bool]:
+    """Return what tells cryptography not to check again a key that is known to be valid."""
+    return {_SKIP_RSA_CHECK: True} if digest in _valid_rsa_keys and _can_skip(read) else {}
+
+
+@functools.lru_cache(maxsize=None)
+def _can_skip(read: Callable[..., Any]) -> bool:
+    try:
+        return _SKIP_RSA_CHECK in inspect.signature(read).parameters
+    except ValueError:  # a compiled function that does not show them
+        return False
+
+
+def _remember_valid(digest: bytes) -> None:
+    if len(_valid_rsa_keys) >= _MAX_VALID_RSA_KEYS:
+        _valid_rsa_keys.clear()
+    _valid_rsa_keys.add(digest)
 
 
 def read_certificate(path: str) -> Tuple[str, bytes]:

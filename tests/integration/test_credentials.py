@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import shutil
@@ -15,6 +16,8 @@ from typing import Any, Iterator, List
 
 import paramiko
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from ssh_service import params
 from ssh_service.connect.agent import AgentError, list_keys
@@ -178,6 +181,53 @@ def test_unusable_key_error_names_file_and_reason(
         credentials(client_keys=[path], passphrase=passphrase)
     assert str(path) in str(caught.value) and isinstance(caught.value, ValueError)
     assert_no_frame_knows(caught.value, MARKER)
+
+
+@pytest.mark.parametrize("more", ["", "-m PEM"])
+def test_an_rsa_key_is_checked_once(more: str) -> None:
+    """The check takes a hundred times what the rest of a dial takes."""
+    if not can_skip_the_check():
+        pytest.skip("this cryptography always checks RSA keys")
+    path = str(generated(f"checked-once{more[-3:]}", "rsa", more=more))
+    seconds = []
+    for _ in range(4):
+        began = time.thread_time()
+        (key,) = credentials(client_keys=[path]).identities()
+        seconds.append(time.thread_time() - began)
+    assert min(seconds[1:]) < seconds[0] / 4
+    assert key.key.can_sign()
+
+
+def test_an_invalid_rsa_key_is_refused_each_time(tmp_path: Path) -> None:
+    if not can_skip_the_check():
+        pytest.skip("this cryptography makes no invalid key")
+    numbers = rsa.generate_private_key(65537, 2048).private_numbers()
+    invalid = rsa.RSAPrivateNumbers(
+        numbers.p,
+        numbers.q,
+        numbers.d + 2,
+        numbers.dmp1,
+        numbers.dmq1,
+        numbers.iqmp,
+        numbers.public_numbers,
+    ).private_key(unsafe_skip_rsa_key_validation=True)
+    path = tmp_path / "invalid"
+    path.write_bytes(
+        invalid.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.TraditionalOpenSSL,
+            serialization.NoEncryption(),
+        )
+    )
+    path.chmod(0o600)
+    for _ in range(2):
+        with pytest.raises(SshConfigError, match="is damaged"):
+            credentials(client_keys=[str(path)])
+
+
+def can_skip_the_check() -> bool:
+    parameters = inspect.signature(serialization.load_ssh_private_key).parameters
+    return "unsafe_skip_rsa_key_validation" in parameters
 
 
 def test_a_fifo_for_a_key_file_is_an_error_at_once(tmp_path: Path) -> None:
