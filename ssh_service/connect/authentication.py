@@ -9,7 +9,6 @@ a network error, never as refused credentials.
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
@@ -31,6 +30,7 @@ from ssh_service.errors import (
 from ssh_service.params import ConnectParams
 from ssh_service.secret import Secret
 from ssh_service.transport import printable
+from ssh_service.transport.lock_free import LockFreeEvent
 
 __all__ = ["authenticate"]
 
@@ -158,7 +158,7 @@ class _Authenticator:
 
     def _public_key(self, identity: Identity) -> _Attempt:
         def run() -> Optional[Sequence[str]]:
-            event = threading.Event()
+            event = LockFreeEvent()
             restrict_rsa_algorithms(self._transport, self._target, identity.key)
             self._transport.auth_publickey(self._target.username, identity.key, event)
             return self._wait_for_answer(event)
@@ -172,7 +172,7 @@ class _Authenticator:
 
         def run() -> Optional[Sequence[str]]:
             self._password_shown = True
-            event, user = threading.Event(), self._target.username
+            event, user = LockFreeEvent(), self._target.username
             try:
                 self._transport.auth_password(user, password.reveal_bytes(), event)
             except Exception as error:  # paramiko's frames hold the password
@@ -210,7 +210,7 @@ class _Authenticator:
 
         return self._try(_Attempt("none", run)) == "done"
 
-    def _wait_for_answer(self, event: threading.Event) -> Optional[Sequence[str]]:
+    def _wait_for_answer(self, event: LockFreeEvent) -> Optional[Sequence[str]]:
         """Wait for the server's answer; see docs/paramiko_repairs.md#wall-clock."""
         answered = event.wait(max(0.0, self._deadline - time.monotonic()))
         if answered and self._transport.is_authenticated():

@@ -8,9 +8,8 @@ forever: docs/paramiko_repairs.md#torn-calls.
 
 from __future__ import annotations
 
-import collections
 import logging
-from typing import Any, Callable, Deque, Dict, Generic, Optional, Tuple, TypeVar
+from typing import Any, Callable, Dict, Generic, List, Optional, Tuple, TypeVar
 
 from ssh_service.transport.lock_free import LockFreeEvent
 
@@ -33,8 +32,8 @@ class Promise(Generic[T]):
     def __init__(self) -> None:
         self._settled = LockFreeEvent()
         self._outcome: Dict[str, Tuple[Optional[T], Optional[BaseException]]] = {}
-        # Single operations on dicts and deques are atomic: only one thread gets each callback.
-        self._callbacks: Deque[Callable[[Promise[T]], Any]] = collections.deque()
+        # Single operations on dicts and lists are atomic: only one thread gets each callback.
+        self._callbacks: List[Callable[[Promise[T]], Any]] = []
 
     def settle(self, result: Optional[T] = None, error: Optional[BaseException] = None) -> bool:
         """
@@ -47,7 +46,7 @@ class Promise(Generic[T]):
         self._settled.set()
         while self._callbacks:
             try:
-                callback = self._callbacks.popleft()
+                callback = self._callbacks.pop(0)
             except IndexError:  # another thread was faster
                 break
             self._call(callback)

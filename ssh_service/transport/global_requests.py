@@ -6,9 +6,8 @@ Replies carry no number: they belong to the requests in the order of sending.
 
 from __future__ import annotations
 
-import collections
 import socket
-from typing import Any, Callable, Deque, Optional, Sequence
+from typing import Any, Callable, List, Optional, Sequence
 
 from paramiko.common import cMSG_GLOBAL_REQUEST, cMSG_REQUEST_FAILURE, cMSG_UNIMPLEMENTED
 from paramiko.message import Message
@@ -62,7 +61,7 @@ class PendingReplies:
     """
 
     def __init__(self) -> None:
-        self._open: Deque[Optional[PendingReply]] = collections.deque()
+        self._open: List[Optional[PendingReply]] = []
 
     def ask(self, pending: Optional[PendingReply]) -> None:
         """Record that a request is being sent; None if its reply is to be ignored."""
@@ -71,7 +70,7 @@ class PendingReplies:
     def answered(self, answer: Optional[Message]) -> None:
         """Assign a reply to the oldest request."""
         try:
-            pending = self._open.popleft()
+            pending = self._open.pop(0)
         except IndexError:
             return  # there was no request
         if pending is not None:

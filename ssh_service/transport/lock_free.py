@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import collections
 import threading
 import time
-from typing import Any, Callable, Deque, Optional
+from typing import Any, Callable, List, Optional
 
 # Seconds after which the main thread interrupts its wait, so that signal handlers can run.
 # CPython ends a wait for a lock when a signal interrupts it, but not when the signal came a moment
@@ -43,8 +42,9 @@ class LockFreeEvent:
 
     def __init__(self) -> None:
         self._is_set = False
-        # Each waiting thread has its own lock; a deque's operations are atomic.
-        self._waiters: Deque[threading.Lock] = collections.deque()
+        # Each waiting thread has its own lock.  A list's operations are atomic, and an empty list
+        # has a tenth of an empty deque's size: a connection has many events.
+        self._waiters: List[threading.Lock] = []
 
     def is_set(self) -> bool:
         """Return whether the event is set."""
@@ -55,7 +55,7 @@ class LockFreeEvent:
         self._is_set = True
         while True:
             try:
-                self._waiters.popleft().release()
+                self._waiters.pop(0).release()
             except IndexError:
                 return
 
@@ -92,13 +92,13 @@ class LockFreeCondition:
     """
 
     def __init__(self) -> None:
-        self._waiters: Deque[threading.Lock] = collections.deque()
+        self._waiters: List[threading.Lock] = []
 
     def notify_all(self) -> None:
         """Let all waiting threads check their predicates again."""
         while True:
             try:
-                self._waiters.popleft().release()
+                self._waiters.pop(0).release()
             except IndexError:
                 return
 

@@ -13,10 +13,9 @@ identifies both sides, exchanges keys and listens.
 
 from __future__ import annotations
 
-import collections
 import logging
 import time
-from typing import Any, Deque, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import paramiko
 from paramiko.message import Message
@@ -113,7 +112,7 @@ class SshTransport(AuthenticatingTransport):
         self._keepalive_monitor = KeepaliveMonitor(keepalive_interval or 0.0, keepalive_count_max)
         self._rekey_started_at: Optional[float] = None  # reader thread only
         # Events of threads that wait for the next key exchange, and for the current one.
-        self._rekey_waiters: Deque[LockFreeEvent] = collections.deque()
+        self._rekey_waiters: List[LockFreeEvent] = []
         self._current_rekey_waiters: List[LockFreeEvent] = []  # reader thread only
         self.extras: Dict[str, Any] = {}  # objects of other packages that live as long as this
         super().__init__(
@@ -282,7 +281,7 @@ class SshTransport(AuthenticatingTransport):
         if self.initial_kex_done:
             self._rekey_started_at = time.monotonic()
         while self._rekey_waiters:
-            self._current_rekey_waiters.append(self._rekey_waiters.popleft())
+            self._current_rekey_waiters.append(self._rekey_waiters.pop(0))
         super()._send_kex_init()
 
     def _parse_newkeys(self, m: Message) -> None:
@@ -294,7 +293,7 @@ class SshTransport(AuthenticatingTransport):
 
     def _release_waiters(self, reason: SshConnectionLost) -> None:
         while self._rekey_waiters:
-            self._current_rekey_waiters.append(self._rekey_waiters.popleft())
+            self._current_rekey_waiters.append(self._rekey_waiters.pop(0))
         for latch in self._current_rekey_waiters:
             latch.set()
         super()._release_waiters(reason)
