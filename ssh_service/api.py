@@ -23,6 +23,7 @@ from ssh_service.commands.remote_process import RemoteProcess
 from ssh_service.commands.result import CommandFuture, CompletedProcess
 from ssh_service.commands.script import Script, StrPath, one_script
 from ssh_service.commands.stdin import one_input
+from ssh_service.commands.sudo import SudoPassword, check_sudo, conceal_password
 from ssh_service.connections.cache import SshClientCache, check_cache
 from ssh_service.copies import download, upload
 from ssh_service.defaults import IDLE_TIMEOUT, close_all, default_cache
@@ -41,6 +42,8 @@ def start(
     env: Optional[Mapping[str, Any]] = None,
     shell: Optional[str] = None,
     cwd: Optional[StrPath] = None,
+    sudo: Union[bool, str] = False,
+    sudo_password: Optional[SudoPassword] = None,
     stdin: Union[str, bytes] = b"",
     input: Union[None, str, bytes] = None,
     timeout: Optional[float] = None,
@@ -74,6 +77,14 @@ def start(
     cwd : Union[None, str, os.PathLike]
         The folder on the server that the script runs in: an absolute path, or one that begins
         with ``~`` or ``~user``.  None: the user's home directory.
+    sudo : Union[bool, str]
+        Whether sudo runs the script, as root; or the name of the user whose rights it gets.  A
+        script needs a rule that allows its shell; sudo itself runs the command of `args`, so that
+        a rule for this one command suffices.  See the page about security.
+    sudo_password : Union[None, str, bytes, Secret, Callable[[], str]]
+        The password of the user for sudo, or a function that returns it, called once, on a
+        callback thread, if sudo asks.  It is sent after sudo's own prompt, at most once for each
+        time that sudo is started.  None: sudo must need no password.
     stdin : Union[str, bytes]
         The first part of the script's standard input.  `RemoteProcess.write` adds to it
         until `RemoteProcess.close_stdin` ends it.
@@ -124,7 +135,7 @@ def start(
     >>> for line in process.lines():
     ...     print(line)
     """
-    destination = params.conceal(destination)
+    destination, sudo_password = params.conceal(destination), conceal_password(sudo_password)
     stdout, stderr = (
         QueueOutput(encoding) if function is None else CallbackOutput(function, encoding)
         for function in (on_stdout, on_stderr)
@@ -137,6 +148,8 @@ def start(
         env,
         shell,
         cwd=cwd,
+        sudo=check_sudo(sudo, sudo_password, args is not None and shell is not None),
+        is_command=args is not None,
         timeout=timeout,
         stdin=one_input(stdin, input),
         more_stdin=True,
@@ -156,6 +169,8 @@ def run(
     env: Optional[Mapping[str, Any]] = None,
     shell: Optional[str] = None,
     cwd: Optional[StrPath] = None,
+    sudo: Union[bool, str] = False,
+    sudo_password: Optional[SudoPassword] = None,
     stdin: Union[str, bytes] = b"",
     input: Union[None, str, bytes] = None,
     timeout: Optional[float] = None,
@@ -191,6 +206,14 @@ def run(
     cwd : Union[None, str, os.PathLike]
         The folder on the server that the script runs in: an absolute path, or one that begins
         with ``~`` or ``~user``.  None: the user's home directory.
+    sudo : Union[bool, str]
+        Whether sudo runs the script, as root; or the name of the user whose rights it gets.  A
+        script needs a rule that allows its shell; sudo itself runs the command of `args`, so that
+        a rule for this one command suffices.  See the page about security.
+    sudo_password : Union[None, str, bytes, Secret, Callable[[], str]]
+        The password of the user for sudo, or a function that returns it, called once, on a
+        callback thread, if sudo asks.  It is sent after sudo's own prompt, at most once for each
+        time that sudo is started.  None: sudo must need no password.
     stdin : Union[str, bytes]
         The script's standard input; end of file follows.
     input : Union[None, str, bytes]
@@ -237,6 +260,8 @@ def run(
     SshCwdError
         `cwd` cannot be entered, so that nothing was run (an `OSError`; if there is no such folder,
         a `FileNotFoundError`).
+    SshSudoRefused
+        sudo did not run the script (a `PermissionError`).
     SshExitError
         `check` is set, and the command did not end with exit status 0 (a
         `subprocess.CalledProcessError`).  The error's `process` is the outcome.
@@ -261,7 +286,7 @@ def run(
     >>> process = ssh_service.run({"host": "web01"}, "df -P /", timeout=30)
     >>> process.exit_status, process.stdout
     """
-    destination = params.conceal(destination)
+    destination, sudo_password = params.conceal(destination), conceal_password(sudo_password)
     check_encoding(encoding)
     if check not in (True, False):
         raise SshConfigError(f"check: expected True or False, got {check!r}")
@@ -282,6 +307,8 @@ def run(
         env,
         shell,
         cwd=cwd,
+        sudo=check_sudo(sudo, sudo_password, args is not None and shell is not None),
+        is_command=args is not None,
         timeout=timeout,
         stdin=one_input(stdin, input),
         stdout=stdout,

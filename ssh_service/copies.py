@@ -7,6 +7,7 @@ from typing import Callable, Optional, Union
 
 from ssh_service import copying, operations, params
 from ssh_service.commands.script import StrPath
+from ssh_service.commands.sudo import refuse_sudo
 from ssh_service.connections.cache import SshClientCache, check_cache
 from ssh_service.copying import CopyPlan, Patterns, ProgressCallback
 from ssh_service.defaults import IDLE_TIMEOUT, default_cache
@@ -35,6 +36,7 @@ def upload(
     exclude: Patterns = (),
     dry_run: bool = False,
     progress: Optional[ProgressCallback] = None,
+    sudo: Union[bool, str] = False,
     cache: Optional[SshClientCache] = None,
 ) -> Optional[CopyPlan]:
     """
@@ -95,6 +97,8 @@ def upload(
     progress : Optional[Callable[[Progress], None]]
         Called with a `ssh_service.copying.Progress` a few times a second, on the calling thread.
         If it raises an exception, the copy is aborted and the exception is raised here.
+    sudo : Union[bool, str]
+        Refused: a copy has the rights of the user who logs in.  The message names other ways.
     cache : Optional[SshClientCache]
         The cache that provides the connection; None: `default_cache`.
 
@@ -132,6 +136,7 @@ def upload(
     >>> ssh_service.upload({"host": "web01"}, "site", "/srv/www/site", contents=True, update=True)
     """
     destination = params.conceal(destination)
+    refuse_sudo(sudo, "upload")
     copy = _bind(destination, cache, copying.upload, operations.upload)
     return copy(
         local_path,
@@ -172,6 +177,7 @@ def download(
     exclude: Patterns = (),
     dry_run: bool = False,
     progress: Optional[ProgressCallback] = None,
+    sudo: Union[bool, str] = False,
     cache: Optional[SshClientCache] = None,
 ) -> Optional[CopyPlan]:
     """
@@ -234,6 +240,8 @@ def download(
     progress : Optional[Callable[[Progress], None]]
         Called with a `ssh_service.copying.Progress` a few times a second, on the calling thread.
         If it raises an exception, the copy is aborted and the exception is raised here.
+    sudo : Union[bool, str]
+        Refused: a copy has the rights of the user who logs in.  The message names other ways.
     cache : Optional[SshClientCache]
         The cache that provides the connection; None: `default_cache`.
 
@@ -271,6 +279,7 @@ def download(
     >>> ssh_service.download({"host": "web01"}, "/var/log/nginx", "logs", on_error="continue")
     """
     destination = params.conceal(destination)
+    refuse_sudo(sudo, "download")
     copy = _bind(destination, cache, copying.download, operations.download)
     return copy(
         remote_path,

@@ -52,6 +52,7 @@ __all__ = [
     "SshOutputLimitError",
     "SshServiceError",
     "SshSessionRefused",
+    "SshSudoRefused",
     "SshTransferError",
     "SshTransferPermissionError",
     "SshTransferTimeout",
@@ -406,6 +407,16 @@ def cwd_error(code: int, cwd: str, text: str, connection_id: str) -> SshCwdError
     )
     error.errno, error.strerror, error.filename = code, text, cwd
     return error
+
+
+class SshSudoRefused(SshCommandError, PermissionError):
+    """
+    sudo did not run a command.
+
+    It is not installed, the user may not run the command, the password is wrong or missing, sudo
+    requires a terminal, or it asks for something other than a password.  The message has what sudo
+    printed.
+    """
 
 
 class SshCommandTimeout(SshCommandError, TimeoutError):

@@ -17,6 +17,7 @@ from ssh_service.errors import (
     SshOutputLimitError,
     SshServiceError,
     SshSessionRefused,
+    SshSudoRefused,
 )
 from ssh_service.events import (
     CommandEnded,
@@ -37,6 +38,7 @@ _OUTCOMES: Tuple[Tuple[Type[BaseException], str], ...] = (
     (SshConnectionLost, "lost"),
     (SshConnectError, "not connected"),
     (SshSessionRefused, "refused"),
+    (SshSudoRefused, "refused"),
     (SshCacheClosed, "closed"),
 )
 _numbers = itertools.count(1)

@@ -9,6 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Callable, Deque, Mapping, Optional, Tuple, TypeVar, Union
 
 from ssh_service import api, forwarding, jobs, params, readiness
+from ssh_service.commands.sudo import conceal_password
 from ssh_service.connections.cache import SshClientCache, check_cache
 from ssh_service.params import ConnectParams, Resolvable, settings_of
 
@@ -29,6 +30,8 @@ def _method(function: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[
 
     @functools.wraps(function)
     def method(self: Host, *args: P.args, **options: P.kwargs) -> R:
+        if "sudo_password" in options:
+            options["sudo_password"] = conceal_password(options["sudo_password"])
         if self._cache is not None:
             options.setdefault("cache", self._cache)
         return function(self, *args, **options)

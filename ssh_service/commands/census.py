@@ -31,8 +31,9 @@ _RETRY_DELAYS_ELSEWHERE = (0.0, 0.1)
 
 # Called with the output of a helper script, or with None if the script was not run.
 OnHelperOutput = Callable[[Optional[bytes]], None]
-# Runs a helper script in any session of the destination.
-Helper = Callable[[str, OnHelperOutput], None]
+# Runs a helper script in any session of the destination.  It is called with the script, a function
+# for its output and, where sudo should run the script, `sudo`.
+Helper = Callable[..., None]
 Found = Callable[[Optional[Process]], None]
 # See `SshTransport.started_sessions`.
 StartedSessions = Dict[Any, Optional[int]]

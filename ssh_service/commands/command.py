@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import sys
 import warnings
@@ -17,7 +18,9 @@ from ssh_service.commands.output import CallbackOutput, Output
 from ssh_service.commands.process_group import OnHelperOutput
 from ssh_service.commands.result import CommandFuture, CompletedProcess
 from ssh_service.commands.script import Script, StrPath
-from ssh_service.commands.stdin import Stdin
+from ssh_service.commands.stdin import InputSource, Stdin
+from ssh_service.commands.sudo import Sudo
+from ssh_service.commands.sudo_input import HeldInput, SudoInput
 from ssh_service.commands.terminal import TerminalInput
 from ssh_service.commands.termination import Terminable, no_helper
 from ssh_service.commands.working_directory import WorkingDirectory, check_cwd
@@ -59,6 +62,10 @@ class Command(Terminable):
         ``user@host:port``.
     cwd : Union[None, str, os.PathLike]
         The folder that the script runs in; None: the user's home directory.
+    sudo : Optional[Sudo]
+        The options of sudo, which runs the script; None: it is run without sudo.
+    is_command : bool
+        Whether the script is one command with its arguments, quoted, which sudo runs itself.
     timeout : Optional[float]
         Seconds from now until the command must have ended, the time in the queue included; None:
         no limit.
@@ -104,6 +111,8 @@ class Command(Terminable):
         connection_id: str,
         *,
         cwd: Optional[StrPath] = None,
+        sudo: Optional[Sudo] = None,
+        is_command: bool = False,
         timeout: Optional[float] = None,
         stdin: bytes = b"",
         more_stdin: bool = False,
@@ -118,7 +127,7 @@ class Command(Terminable):
         if pty not in (True, False):
             raise SshConfigError(f"pty: expected True or False, got {pty!r}")
         background.require_threads()
-        super().__init__(connection_id, timeout)
+        super().__init__(connection_id, timeout, sudo)
         self._run_callback = run_callback  # None: made at first use
         self._future_taken = False  # whether a caller has the future
         future = CommandFuture(self)
@@ -136,23 +145,33 @@ class Command(Terminable):
         self._encoding = encoding or "utf-8"
         self.stdin = Stdin(stdin, more_stdin, connection_id, terminal=pty)
         self.stdin.request_pump = lambda: self._hand_over(self.stdin.pump)
-        self._terminal = TerminalInput(self.stdin, connection_id) if pty else None
+        held = HeldInput(self.stdin, connection_id) if sudo is not None and is_command else None
+        source: InputSource = held or self.stdin
+        self._terminal = TerminalInput(source, connection_id) if pty else None
+        self._input: InputSource = self._terminal or source
         self._shell, self._left_running = shell, left_running
         self._left_to_end: List[LeftProcess] = []
         if left_running is not None:
             self._left_to_end = left_running.take(needs_posix=not self._env and shell is None)
         self._cwd = None if cwd is None else WorkingDirectory(check_cwd(cwd))
-        self._delivery = script.deliver(
-            self._text if self._cwd is None else self._cwd.enter(self._text),
-            self._env,
-            shell,
-            self._prologue,
-            "" if self._terminal is None else self._terminal.before,
-            bool(self._left_to_end),
-        )
-        # The stream with the marks of our scripts, and what removes them, in this order.
+        self._sudo: Optional[SudoInput] = None
+        if sudo is not None:
+            self._input = self._sudo = SudoInput(
+                sudo,
+                self._input,
+                held,
+                connection_id,
+                terminal=pty,
+                has_marks=not is_command or sudo.password is not None,
+                refuse=self._terminate,
+                run_callback=self.run_callback,
+                set_timer=self.set_timer,
+            )
+        self._delivery = self._deliver(sudo, is_command)
+        # The stream with the marks of our scripts, and what removes them, in the scripts' order.
         self._marked = 0 if pty else 1
-        filters = [self._terminal or self._group, self._cwd]
+        filters: List[Optional[MarkFilter]] = [self._terminal or self._group, self._cwd]
+        filters.insert(len(filters) if is_command else 0, self._sudo)
         self._filters: List[MarkFilter] = [one for one in filters if one is not None]
         self.outputs = (stdout or Output(), stderr or Output())
         self._calls_back = False  # whether output goes to a user's function
@@ -169,6 +188,25 @@ class Command(Terminable):
         self._ended_channels: List[SshChannel] = []  # guarded by _lock: must not be used any more
         if timeout is not None:
             self.set_timer(timeout, self._on_timeout)
+
+    def _deliver(self, sudo: Optional[Sudo], is_command: bool) -> script.Delivery:
+        text, shell = self._text, self._shell
+        wrap: Optional[Callable[[str], str]] = None
+        if sudo is not None and self._sudo is not None:
+            mark = self._sudo.mark_start
+            if is_command:
+                text, shell = sudo.script(text, bool(self._env), mark), "/bin/sh"
+            else:
+                wrap = functools.partial(sudo.wrap, shell=shell, start=mark)
+        return script.deliver(
+            text if self._cwd is None else self._cwd.enter(text),
+            self._env,
+            shell,
+            self._prologue,
+            "" if self._terminal is None else self._terminal.before,
+            bool(self._left_to_end),
+            wrap,
+        )
 
     def _prologue(self) -> str:
         """Return the first commands of a script that is sent over stdin."""
@@ -272,7 +310,7 @@ class Command(Terminable):
         delivery = self._delivery.for_server(channel.get_transport().remote_version)
         self._group.begin(channel, bool(delivery.preamble) and self._terminal is None)
         channel.request_exec(delivery.command)
-        (self._terminal or self.stdin).start(channel, delivery.preamble)
+        self._input.start(channel, delivery.preamble)
         with self._lock:
             self._is_requested = True
             early = list(self._early_signals)
@@ -350,7 +388,7 @@ class Command(Terminable):
 
     def on_writable(self) -> None:
         """Send more of stdin."""
-        (self._terminal or self.stdin).pump()
+        self._input.pump()
 
     def on_close(self, error: Optional[SshServiceError]) -> None:
         """Settle the command, after all of its output."""
@@ -377,13 +415,29 @@ class Command(Terminable):
                 )
             )
         elif error is None or (has_status and self._eof):
-            not_run = None if self._cwd is None else self._cwd.error(self.connection_id)
+            not_run = self._why_not_run()
             if not_run is None:
                 self._settle(process=self._process())
             else:
                 self._settle(error=not_run)
         else:
             self._settle(error=copy_for_raise(error))
+
+    def _why_not_run(self) -> Optional[SshCommandError]:
+        """Return the error if the command has ended before the script began."""
+        error: Optional[SshCommandError] = None
+        if self._cwd is not None:
+            error = self._cwd.error(self.connection_id)
+        if error is None and self._sudo is not None:
+            has_output = self._marked == 1 and bool(self.outputs[0].received)
+            error = self._sudo.error_at_end(self._exit_status, has_output)
+        return error
+
+    def _send_signal(self, channel: SshChannel, name: str) -> None:
+        if self._sudo is None or self._sudo.may_run:
+            super()._send_signal(channel, name)
+        else:
+            self._sudo.give_up()
 
     def _strip(self, chunk: bytes, final: bool = False) -> bytes:
         """Remove marks from a chunk of output; with `final`, hold back nothing any more."""
@@ -446,7 +500,7 @@ class Command(Terminable):
             error = cause
         for timer in timers:
             timer.cancel()
-        (self._terminal or self.stdin).end()
+        self._input.end()
         for output in self.outputs:
             output.end()
         if error is not None:
@@ -507,8 +561,14 @@ class Command(Terminable):
 class HelperCommand(Command):
     """A helper script, run in another session."""
 
-    def __init__(self, text: str, connection_id: str, reply: OnHelperOutput) -> None:
-        super().__init__(text, None, "/bin/sh", connection_id, timeout=_HELPER_TIMEOUT)
+    def __init__(
+        self,
+        text: str,
+        connection_id: str,
+        reply: OnHelperOutput,
+        sudo: Optional[Sudo] = None,
+    ) -> None:
+        super().__init__(text, None, "/bin/sh", connection_id, sudo=sudo, timeout=_HELPER_TIMEOUT)
         self._reply = reply
 
     def _send_signal(self, channel: SshChannel, name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import List, Protocol, Tuple
+from typing import List, Optional, Protocol, Tuple
 
 _TOKEN_SIZE = 8
 # The most characters of a word.  No more output than this is held back.
@@ -58,22 +58,30 @@ class Marks:
 
     def extract(self, chunk: bytes) -> Tuple[bytes, List[bytes]]:
         """Split a chunk into output and the words of marks; hold back an incomplete mark."""
-        if not self._left:
-            return chunk, []
-        text, self._held = self._held + chunk, b""
+        shown, word, rest = self.take(chunk)
         words: List[bytes] = []
-        while self._left:
-            marks = _MARK.finditer(text)
-            found = next((mark for mark in marks if mark.group(1) == self._token), None)
-            if found is None:
-                break
-            words.append(found.group(2))
-            text = text[: found.start()] + text[found.end() :]
+        while word is not None:
+            words.append(word)
+            more, word, rest = self.take(rest)
+            shown += more
+        return shown, words
+
+    def take(self, chunk: bytes) -> Tuple[bytes, Optional[bytes], bytes]:
+        """
+        Split a chunk at its first mark: the output before it, its word, and the rest.
+
+        Without a mark, the word is None, and an incomplete mark is held back.
+        """
+        if not self._left:
+            return chunk, None, b""
+        text, self._held = self._held + chunk, b""
+        found = next((mark for mark in _MARK.finditer(text) if mark.group(1) == self._token), None)
+        if found is not None:
             self._left -= 1
-        if self._left:
-            keep = self._partial_mark(text)
-            text, self._held = text[:keep], text[keep:]
-        return text, words
+            return text[: found.start()], found.group(2), text[found.end() :]
+        keep = self._partial_mark(text)
+        text, self._held = text[:keep], text[keep:]
+        return text, None, b""
 
     def _partial_mark(self, text: bytes) -> int:
         """Return where an incomplete mark may begin in a text; the text's length if nowhere."""

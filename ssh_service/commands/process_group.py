@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import threading
-from typing import Callable, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 from ssh_service import known_servers
 from ssh_service.commands import processes
 from ssh_service.commands.census import Census, Helper, OnHelperOutput
 from ssh_service.commands.marks import Marks
 from ssh_service.commands.processes import Process
+from ssh_service.commands.sudo import Sudo
 from ssh_service.errors import SshConfigError
 from ssh_service.transport import SshChannel
 
@@ -50,6 +51,9 @@ class RemoteGroup:
     ----------
     root : bool
         Whether the command runs as root.
+    sudo : Optional[Sudo]
+        The options by which sudo runs the command, and also the helper script that then sends the
+        signals, because the server may not.  None: without sudo.
 
     Attributes
     ----------
@@ -62,11 +66,12 @@ class RemoteGroup:
     be called from any thread.
     """
 
-    def __init__(self, root: bool) -> None:
+    def __init__(self, root: bool, sudo: Optional[Sudo] = None) -> None:
         self._marks = Marks()
         self.needs_script = False  # whether a helper script sends the signals; set by `begin`
         self.process: Optional[Process] = None
         self._root = root
+        self._helper_options: Dict[str, Any] = {} if sudo is None else {"sudo": sudo}
         self._server = ""
         self._channel: Optional[SshChannel] = None
         self._lock = threading.Lock()
@@ -88,7 +93,9 @@ class RemoteGroup:
     def begin(self, channel: SshChannel, awaits_mark: bool) -> None:
         """Record that the command is being sent."""
         self._channel, self._server = channel, channel.get_transport().remote_version
-        self.needs_script = known_servers.needs_script_to_signal(self._server, self._root)
+        self.needs_script = bool(self._helper_options) or known_servers.needs_script_to_signal(
+            self._server, self._root
+        )
         with self._lock:
             self._awaits_mark, self._is_running = awaits_mark, False
 
@@ -125,7 +132,8 @@ class RemoteGroup:
 
         def send(process: Optional[Process]) -> None:
             if process is not None:
-                run_helper(processes.end_script(process, [name]), _ignore)
+                script = processes.end_script(process, [name])
+                run_helper(script, _ignore, **self._helper_options)
             elif self._is_shell_signalled():
                 channel.send_signal(name)  # this reaches at least the shell
 
@@ -150,9 +158,8 @@ class RemoteGroup:
 
         def end(process: Optional[Process]) -> None:
             if process is not None:
-                run_helper(
-                    processes.end_script(process, ["TERM", "KILL"], _END_TIMEOUT), on_output
-                )
+                script = processes.end_script(process, ["TERM", "KILL"], _END_TIMEOUT)
+                run_helper(script, on_output, **self._helper_options)
                 return
             failed()
             if self._is_shell_signalled():

@@ -29,6 +29,8 @@ _WORD_SIZE = 4096
 _SPECIAL = re.compile(r'([\\"$`])')
 _NEWLINE = re.compile(r"\n(?![0-9:[])")
 _LINE_END = re.compile(r"\r?\n")
+# Characters that are special within single quotes in some shell: any, fish, or csh.
+_SPECIAL_IN_QUOTES = re.compile(r"(['\\!])")
 
 
 class Delivery(NamedTuple):
@@ -182,6 +184,7 @@ def deliver(
     prologue: Callable[[], str] = str,
     before: str = "",
     always_stdin: bool = False,
+    wrap: Optional[Callable[[str], str]] = None,
 ) -> Delivery:
     """
     Return the bytes to send so that the server runs a script.
@@ -200,6 +203,9 @@ def deliver(
         Commands that the shell runs before it reads the script from stdin.
     always_stdin : bool
         Whether to send the script over stdin even if it fits into the exec request.
+    wrap : Optional[Callable[[str], str]]
+        Returns the command that has a shell run the commands which read the script; it replaces
+        `shell`, and the script goes over stdin.
 
     Raises
     ------
@@ -210,14 +216,16 @@ def deliver(
     if shell is not None and (not isinstance(shell, str) or not shell or "\0" in shell):
         raise SshConfigError(f"shell: expected a path on the server, got {shell!r}")
     direct: Optional[bytes] = None
-    short = not env and shell is None and not always_stdin
+    short = not env and shell is None and not always_stdin and wrap is None
     if short and len(script) <= known_servers.OPENSSH_EXEC_LIMIT:
         data = _encode(script)
         if len(data) <= known_servers.EXEC_LIMIT:
             return Delivery(data, b"")
         direct = data if len(data) <= known_servers.OPENSSH_EXEC_LIMIT else None
     command = before + READ_AND_RUN
-    if shell is not None:
+    if wrap is not None:
+        command = wrap(command)
+    elif shell is not None:
         command = f"exec {shlex.quote(shell)} -c '{command}'"
     exports = "".join(f"export {name}={quote(value)}\n" for name, value in (env or {}).items())
     # (After a value of many kilobytes was exported, no program can be started any more.)
@@ -250,6 +258,11 @@ def _on_one_line(program: str) -> str:
 def quote(text: str) -> str:
     """Quote a text for a POSIX shell."""
     return "'" + text.replace("'", "'\\''") + "'"
+
+
+def quote_for_any_shell(text: str) -> str:
+    """Quote a text of one line for sh, csh and fish alike."""
+    return "'" + _SPECIAL_IN_QUOTES.sub(r"'\\\1'", text) + "'"
 
 
 def _encode(text: str, what: str = "script") -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Callable, Optional, Union
+from typing import Callable, Optional, Protocol, Union
 
 from ssh_service.errors import SshConfigError
 from ssh_service.transport import SshChannel
@@ -55,6 +55,19 @@ def one_input(stdin: Union[str, bytes], given: Union[None, str, bytes]) -> bytes
     if stdin != b"":
         raise SshConfigError("stdin, input: give at most one of them")
     return as_input(given, "input")
+
+
+class InputSource(Protocol):
+    """Sends a command's input over its channel: `Stdin`, or what sends something before it."""
+
+    def start(self, channel: SshChannel, preamble: bytes = b"") -> None:
+        """Begin to send, the preamble first."""
+
+    def pump(self) -> None:
+        """Send as much as the peer's window allows."""
+
+    def end(self) -> None:
+        """Drop unsent data: the command has ended and will not read it."""
 
 
 class Stdin:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Optional
 
 from ssh_service.commands.marks import Marks
-from ssh_service.commands.stdin import Stdin
+from ssh_service.commands.stdin import InputSource, Stdin
 from ssh_service.transport import SshChannel
 
 # Makes the terminal raw.  Otherwise it would echo our bytes, end lines at 4,095 bytes, treat some
@@ -36,7 +36,7 @@ class TerminalInput:
     be called from any thread.
     """
 
-    def __init__(self, stdin: Stdin, connection_id: str) -> None:
+    def __init__(self, stdin: InputSource, connection_id: str) -> None:
         self._marks = Marks(2)
         ready, restored = self._marks.text("ready"), self._marks.text("restored")
         self.before = f'_ssh_t=$(stty -g)&&stty {_RAW}&&printf "{ready}"||exit 126;'
@@ -46,7 +46,7 @@ class TerminalInput:
         self._script = Stdin(b"", True, connection_id)
         self._text = b""
 
-    def start(self, channel: SshChannel, preamble: bytes) -> None:
+    def start(self, channel: SshChannel, preamble: bytes = b"") -> None:
         """Send stdin now; or with a preamble, send both as soon as the terminal is ready."""
         if not preamble:
             self._stdin.start(channel)

@@ -10,6 +10,7 @@ from ssh_service import background
 from ssh_service.commands import process_group
 from ssh_service.commands.process_group import Helper, OnHelperOutput, RemoteGroup
 from ssh_service.commands.result import CompletedProcess
+from ssh_service.commands.sudo import Sudo
 from ssh_service.errors import (
     SshCommandCancelled,
     SshCommandError,
@@ -40,7 +41,9 @@ class Terminable(ChannelSink):
     point of a user's thread.
     """
 
-    def __init__(self, connection_id: str, timeout: Optional[float]) -> None:
+    def __init__(
+        self, connection_id: str, timeout: Optional[float], sudo: Optional[Sudo] = None
+    ) -> None:
         self.connection_id = connection_id
         # Runs the calls that users' threads hand over; None: the command was not submitted yet.
         self.strand: Optional[background.Strand] = None
@@ -52,7 +55,7 @@ class Terminable(ChannelSink):
         # item counts; `append` is atomic.
         self._end_causes: List[Optional[SshCommandError]] = []
         self._timeout = timeout
-        self._group = RemoteGroup(connection_id.startswith("root@"))
+        self._group = RemoteGroup(connection_id.startswith("root@"), sudo)
         self._group_has_ended = False  # whether a helper script has reported this
         # Reader thread only: the channel is closed, but the process group may still run.
         self._is_closed = False
@@ -240,6 +243,6 @@ class Terminable(ChannelSink):
         raise NotImplementedError
 
 
-def no_helper(text: str, reply: OnHelperOutput) -> None:
+def no_helper(text: str, reply: OnHelperOutput, sudo: Optional[Sudo] = None) -> None:
     """Reply that no helper script was run: the command is done, or was not submitted."""
     reply(None)

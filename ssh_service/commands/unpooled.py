@@ -10,6 +10,7 @@ from ssh_service import background, known_servers
 from ssh_service.commands.command import Command, HelperCommand
 from ssh_service.commands.forwarding import ForwardingSink
 from ssh_service.commands.process_group import Helper, OnHelperOutput
+from ssh_service.commands.sudo import Sudo
 from ssh_service.errors import (
     SshCacheClosed,
     SshConnectionLost,
@@ -44,16 +45,19 @@ def start_on_transport(transport: SshTransport, command: Command) -> None:
     background.submit(request.strand, request.ask)
 
 
-def _run_helper(transport: SshTransport, text: str, reply: OnHelperOutput) -> None:
+def _run_helper(
+    transport: SshTransport, text: str, reply: OnHelperOutput, sudo: Optional[Sudo] = None
+) -> None:
     """Run a helper script in another session, as soon as the server opens one."""
     find_pool: Callable[[], Optional[Helper]] = transport.extras.get("helpers", _no_pool)
     pool = find_pool()
     if pool is not None:  # a pool can close its spare session, and dial another connection
-        pool(text, reply)
+        pool(text, reply, sudo=sudo)
     elif known_servers.runs_one_command(transport.remote_version):
         reply(None)
     else:
-        start_on_transport(transport, HelperCommand(text, transport.connection_id, reply))
+        helper = HelperCommand(text, transport.connection_id, reply, sudo)
+        start_on_transport(transport, helper)
 
 
 def _no_pool() -> Optional[Helper]:

@@ -8,11 +8,10 @@ import re
 from typing import Dict, Optional, Tuple
 
 from ssh_service.commands.marks import Marks
+from ssh_service.commands.script import quote_for_any_shell
 from ssh_service.errors import SshConfigError, SshCwdError, cwd_error
 
 _HOME = re.compile(r"~([A-Za-z0-9._][A-Za-z0-9._@-]*)?\Z")
-# Characters that are special in single quotes in some shell: any, fish, or csh.
-_SPECIAL = re.compile(r"(['\\!])")
 # Writes a mark with the reason unless the folder can be entered and, with `{same}`, is the current
 # one.  Another process judges, because shells differ: csh goes on with the next line after a `cd`
 # that failed, and zsh ends at once if `~user` is unknown.
@@ -104,17 +103,12 @@ class WorkingDirectory:
 
 
 def _or_end(check: str) -> str:
-    return f'/bin/sh -c {_quote(check)} || exec /bin/sh -c "exit 126"'
+    return f'/bin/sh -c {quote_for_any_shell(check)} || exec /bin/sh -c "exit 126"'
 
 
 def _as_word(path: str) -> str:
     """Return a path as a word for any shell; ``~`` and ``~user`` are left to be expanded."""
     if not path.startswith("~"):
-        return _quote(path)
+        return quote_for_any_shell(path)
     home, slash, rest = path.partition("/")
-    return home + slash + (_quote(rest) if rest else "")
-
-
-def _quote(text: str) -> str:
-    """Quote a text of one line for sh, csh and fish alike."""
-    return "'" + _SPECIAL.sub(r"'\\\1'", text) + "'"
+    return home + slash + (quote_for_any_shell(rest) if rest else "")

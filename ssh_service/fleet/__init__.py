@@ -22,11 +22,12 @@ requests a permit from the scheduler before anything is sent.
 from __future__ import annotations
 
 from concurrent.futures import Executor
-from typing import Any, Dict, Iterable, Mapping, Optional
+from typing import Any, Dict, Iterable, Mapping, Optional, Union
 
 from ssh_service import _moved, params
 from ssh_service.commands import script as scripts
 from ssh_service.commands.script import Script, StrPath
+from ssh_service.commands.sudo import SudoPassword, check_sudo, conceal_password, refuse_sudo
 from ssh_service.commands.working_directory import check_cwd
 from ssh_service.connections.cache import SshClientCache, check_cache
 from ssh_service.copying import Options, Patterns, check_path
@@ -68,6 +69,8 @@ def run(
     env: Optional[Mapping[str, Any]] = None,
     shell: Optional[str] = None,
     cwd: Optional[StrPath] = None,
+    sudo: Union[bool, str] = False,
+    sudo_password: Optional[SudoPassword] = None,
     max_output: Optional[int] = None,
     on_output: Optional[OnHostOutput] = None,
     executor: Optional[Executor] = None,
@@ -101,6 +104,11 @@ def run(
         The folder on the host that the script runs in: an absolute path, or one that begins with
         ``~`` or ``~user``.  None: the user's home directory.  On a host without this folder,
         nothing is run, and the result has an `SshCwdError`.
+    sudo : Union[bool, str]
+        Whether sudo runs the script, as root; or the name of the user whose rights it gets.
+    sudo_password : Union[None, str, bytes, Secret, Callable[[], str]]
+        The password for sudo, or a function that returns it, called once for each host whose sudo
+        asks.  None: sudo must need no password.
     max_output : Optional[int]
         The maximum size of stdout and of stderr per host, in bytes each; a command that exceeds it
         is ended, and its result has an `SshOutputLimitError`.  None: no limit.
@@ -137,12 +145,16 @@ def run(
     >>> with fleet.run(fleet.expand("web[01-40]"), "uptime", timeout=30) as results:
     ...     down = [result.host for result in results if not result.ok]
     """
+    sudo_password = conceal_password(sudo_password)
     connect = params.conceal(_checked_connect(connect))
+    check_sudo(sudo, sudo_password)
     arguments: Dict[str, Any] = {
         "text": scripts.join(script),
         "env": dict(scripts.check_environment(env)),
         "shell": shell,
         "cwd": None if cwd is None else check_cwd(cwd),
+        "sudo": sudo,
+        "sudo_password": sudo_password,
         "max_output": max_output,
     }
     task = FleetTask("run", arguments, dict(connect), _checked_seconds("timeout", timeout))
@@ -170,6 +182,7 @@ def upload(
     exclude: Patterns = (),
     dry_run: bool = False,
     on_progress: Optional[OnHostProgress] = None,
+    sudo: Union[bool, str] = False,
     executor: Optional[Executor] = None,
     cache: Optional[SshClientCache] = None,
 ) -> Results:
@@ -232,6 +245,8 @@ def upload(
     on_progress : Optional[Callable[[str, Progress], None]]
         Called with the host and its progress, a few times per second, on the thread of that copy.
         If it raises, the copy fails with this exception.  Not allowed with `executor`.
+    sudo : Union[bool, str]
+        Refused: a copy has the rights of the user who logs in.  The message names other ways.
     executor : Optional[Executor]
         The executor that does the work; None: this process.
     cache : Optional[SshClientCache]
@@ -260,6 +275,7 @@ def upload(
     ...     print(result.host, result.status)
     """
     connect = params.conceal(_checked_connect(connect))
+    refuse_sudo(sudo, "upload")
     options = Options(
         recursive=recursive,
         verify=verify,
@@ -299,6 +315,7 @@ def download(
     exclude: Patterns = (),
     dry_run: bool = False,
     on_progress: Optional[OnHostProgress] = None,
+    sudo: Union[bool, str] = False,
     executor: Optional[Executor] = None,
     cache: Optional[SshClientCache] = None,
     folder_per_host: bool = True,
@@ -366,6 +383,8 @@ def download(
     on_progress : Optional[Callable[[str, Progress], None]]
         Called with the host and its progress, a few times per second, on the thread of that copy.
         If it raises, the copy fails with this exception.  Not allowed with `executor`.
+    sudo : Union[bool, str]
+        Refused: a copy has the rights of the user who logs in.  The message names other ways.
     executor : Optional[Executor]
         The executor that does the work; None: this process.
     cache : Optional[SshClientCache]
@@ -397,6 +416,7 @@ def download(
     ...     print(result.host, result.status)
     """
     connect = params.conceal(_checked_connect(connect))
+    refuse_sudo(sudo, "download")
     options = Options(
         recursive=recursive,
         verify=verify,

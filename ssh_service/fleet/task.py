@@ -13,6 +13,7 @@ from ssh_service import operations, params
 from ssh_service.commands.command import Command
 from ssh_service.commands.output import Output
 from ssh_service.commands.result import CommandFuture
+from ssh_service.commands.sudo import check_sudo, conceal_password
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.copying import CopyPlan, ProgressCallback
 from ssh_service.errors import SshCommandCancelled
@@ -48,7 +49,8 @@ class FleetTask(NamedTuple):
     kind : str
         ``run``, ``upload`` or ``download``.
     arguments : Dict[str, Any]
-        The task's arguments by name, except the following.
+        The task's arguments by name, except the following.  A secret among them is concealed, and
+        plain text in a pickle.
     connect : Dict[str, Any]
         Connect parameters for every host, with concealed secrets; in a pickle, they are plain
         text.
@@ -64,7 +66,7 @@ class FleetTask(NamedTuple):
     def __reduce__(self) -> Tuple[Any, ...]:
         return _rebuild_fleet_task, (
             self.kind,
-            self.arguments,
+            with_plain_secrets(self.arguments),
             with_plain_secrets(self.connect),
             self.timeout,
         )
@@ -73,11 +75,13 @@ class FleetTask(NamedTuple):
 def _rebuild_fleet_task(
     kind: str, arguments: Dict[str, Any], connect: Any, timeout: Optional[float]
 ) -> FleetTask:
+    if "sudo_password" in arguments:
+        arguments["sudo_password"] = conceal_password(arguments["sudo_password"])
     return FleetTask(kind, arguments, params.conceal(connect), timeout)
 
 
 def with_plain_secrets(given: Any) -> Any:
-    """Return connect parameters with plain secrets, for another process; warn once per process."""
+    """Return parameters with plain secrets, for another process; warn once per process."""
     plain = params.reveal(given)
     if plain != given and not _warned:
         _warned.append(True)
@@ -144,6 +148,7 @@ def start(
         arguments["shell"],
         target.connection_id,
         cwd=arguments["cwd"],
+        sudo=check_sudo(arguments["sudo"], arguments["sudo_password"]),
         timeout=task.timeout,
         stdout=stdout or Output(arguments["max_output"]),
         stderr=stderr or Output(arguments["max_output"]),

@@ -7,6 +7,7 @@ from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
 from ssh_service import api, params
 from ssh_service.commands.result import CompletedProcess
+from ssh_service.commands.sudo import Sudo
 from ssh_service.connections.cache import SshClientCache, check_cache
 from ssh_service.errors import (
     SshCommandTimeout,
@@ -47,13 +48,22 @@ ELSEWHERE = (
 
 
 class JobDestination:
-    """A destination, with the means to query its jobs."""
+    """A destination, with the means to query its jobs; with `sudo`, the jobs of another user."""
 
-    def __init__(self, destination: params.Destination, cache: Optional[SshClientCache]) -> None:
+    def __init__(
+        self,
+        destination: params.Destination,
+        cache: Optional[SshClientCache],
+        sudo: Optional[Sudo] = None,
+    ) -> None:
         check_cache(cache)
         self.destination = params.conceal(destination)
         self.target: ConnectParams = params.resolve_concealed(self.destination)
         self.given_cache = cache
+        self.sudo = sudo
+        self._options: Dict[str, Any] = {}
+        if sudo is not None:
+            self._options = {"sudo": sudo.user or True, "sudo_password": sudo.password}
         self.cache = api.default_cache() if cache is None else cache
 
     @property
@@ -64,12 +74,18 @@ class JobDestination:
     @property
     def watcher(self) -> Watcher:
         """The watcher of this destination; a new one after a fork."""
-        return watcher_of(self.cache, self.target)
+        return watcher_of(self.cache, self.target, self.sudo)
 
     def run(self, text: str, timeout: Optional[float], stdin: bytes = b"") -> CompletedProcess:
         """Run one of our scripts, once."""
         return api.run(
-            self.destination, text, shell="/bin/sh", stdin=stdin, timeout=timeout, cache=self.cache
+            self.destination,
+            text,
+            shell="/bin/sh",
+            stdin=stdin,
+            timeout=timeout,
+            cache=self.cache,
+            **self._options,
         )
 
     def query(

@@ -9,6 +9,7 @@ from typing import Any, Mapping, Optional, Tuple, Union
 from ssh_service.commands.command import check_seconds
 from ssh_service.commands.output import check_encoding
 from ssh_service.commands.result import CompletedProcess
+from ssh_service.commands.sudo import Sudo
 from ssh_service.errors import (
     SshCommandTimeout,
     SshConfigError,
@@ -57,7 +58,7 @@ class Job(JobHandle):
     """
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        return _unpickle, (self.host.destination, self._seen)
+        return _unpickle, (self.host.destination, self._seen, self.host.sudo)
 
     def poll(self, timeout: Optional[float] = None) -> JobState:
         """
@@ -376,5 +377,5 @@ def _deadline(timeout: Optional[float]) -> Optional[float]:
     return None if timeout is None else time.monotonic() + timeout
 
 
-def _unpickle(destination: Mapping[str, Any], seen: Seen) -> Job:
-    return Job(JobDestination(destination, None), seen)
+def _unpickle(destination: Mapping[str, Any], seen: Seen, sudo: Optional[Sudo] = None) -> Job:
+    return Job(JobDestination(destination, None, sudo), seen)

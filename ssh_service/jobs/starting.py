@@ -12,6 +12,7 @@ from ssh_service.commands.command import check_seconds
 from ssh_service.commands.result import CompletedProcess
 from ssh_service.commands.script import Script
 from ssh_service.commands.stdin import as_input
+from ssh_service.commands.sudo import SudoPassword, check_sudo, conceal_password
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import (
     SshCommandTimeout,
@@ -53,6 +54,8 @@ def start_job(
     env: Optional[Mapping[str, Any]] = None,
     shell: Optional[str] = None,
     cwd: Optional[str] = None,
+    sudo: Union[bool, str] = False,
+    sudo_password: Optional[SudoPassword] = None,
     stdin: Union[str, bytes] = b"",
     timeout: Optional[float] = None,
     run_timeout: Optional[float] = None,
@@ -82,6 +85,13 @@ def start_job(
     cwd : Optional[str]
         The working directory, relative to the home directory; ``~`` or ``~user`` at the start is
         expanded.  None: the home directory.
+    sudo : Union[bool, str]
+        Whether sudo starts the job, as root; or the name of the user whose rights it gets.  The
+        job is then that user's: its files are in that home directory, and `find_job` and
+        `list_jobs` find it only with the same `sudo`.
+    sudo_password : Union[None, str, bytes, Secret, Callable[[], str]]
+        The password for sudo, or a function that returns it, called once if sudo asks.  It is also
+        sent for each session that asks about the job.  None: sudo must need none.
     stdin : Union[str, bytes]
         The script's standard input; the script reads end-of-file after it.
     timeout : Optional[float]
@@ -125,7 +135,8 @@ def start_job(
     >>> job = ssh_service.start_job({"host": "web01"}, "./benchmark --hours 5", id="night-7")
     >>> job.wait().exit_status
     """
-    host = JobDestination(destination, cache)
+    sudo_password = conceal_password(sudo_password)
+    host = JobDestination(destination, cache, check_sudo(sudo, sudo_password))
     job_id = new_id() if id is None else check_id(id)
     start = Start(host, job_id, script, env, shell, cwd, as_input(stdin), run_timeout)
     check_seconds("timeout", timeout, zero=False)
@@ -299,6 +310,8 @@ def find_job(
     destination: Mapping[str, Any],
     id: str,
     *,
+    sudo: Union[bool, str] = False,
+    sudo_password: Optional[SudoPassword] = None,
     timeout: Optional[float] = None,
     cache: Optional[SshClientCache] = None,
 ) -> Job:
@@ -311,6 +324,8 @@ def find_job(
         The host; connect parameters as for `start_job`.
     id : str
         The job's name on the host.
+    sudo, sudo_password
+        As for `start_job`; a job that was started by sudo is found only by sudo.
     timeout : Optional[float]
         Seconds from this call, including connecting; None: no limit except that of connecting.
     cache : Optional[SshClientCache]
@@ -337,9 +352,10 @@ def find_job(
     -----
     Thread safety.  This may be called from any thread.
     """
+    sudo_password = conceal_password(sudo_password)
     check_id(id)
     check_seconds("timeout", timeout, zero=False)
-    host = JobDestination(destination, cache)
+    host = JobDestination(destination, cache, check_sudo(sudo, sudo_password))
     seen = host.query(scripts.look(id), timeout, id).get(id)
     if seen is None or seen.state.name == "missing":
         raise SshJobNotFound(
@@ -372,6 +388,8 @@ def find_or_finish_removal(
 def list_jobs(
     destination: Mapping[str, Any],
     *,
+    sudo: Union[bool, str] = False,
+    sudo_password: Optional[SudoPassword] = None,
     timeout: Optional[float] = None,
     cache: Optional[SshClientCache] = None,
 ) -> List[Job]:
@@ -382,6 +400,8 @@ def list_jobs(
     ----------
     destination : Mapping[str, Any]
         The host; connect parameters as for `start_job`.
+    sudo, sudo_password
+        As for `start_job`; jobs that were started by sudo are found only by sudo.
     timeout : Optional[float]
         Seconds from this call, including connecting; None: no limit except that of connecting.
     cache : Optional[SshClientCache]
@@ -405,9 +425,10 @@ def list_jobs(
     -----
     Thread safety.  This may be called from any thread.
     """
+    sudo_password = conceal_password(sudo_password)
     check_seconds("timeout", timeout, zero=False)
-    host = JobDestination(destination, cache)
-    found = look_at_all(destination, timeout, cache)
+    host = JobDestination(destination, cache, check_sudo(sudo, sudo_password))
+    found = _look_at_all(host, timeout)
     others = [seen for seen in found if seen.state.name in _OTHERS]
     for seen in others:
         _log.info("%s", _not_ours(host, seen))
@@ -418,7 +439,11 @@ def look_at_all(
     destination: Mapping[str, Any], timeout: Optional[float], cache: Optional[SshClientCache]
 ) -> List[Seen]:
     """Return the states of all jobs in a home directory, including those of other hosts."""
-    return sorted(JobDestination(destination, cache).query(scripts.list_all(), timeout).values())
+    return _look_at_all(JobDestination(destination, cache), timeout)
+
+
+def _look_at_all(host: JobDestination, timeout: Optional[float]) -> List[Seen]:
+    return sorted(host.query(scripts.list_all(), timeout).values())
 
 
 def clean_jobs(

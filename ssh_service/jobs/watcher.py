@@ -10,13 +10,14 @@ import random
 import threading
 import time
 import weakref
-from typing import Any, Callable, Deque, Dict, List, Optional, Set
+from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
 
 from ssh_service import background, operations
 from ssh_service.background import Strand, Timer
 from ssh_service.commands.command import Command
 from ssh_service.commands.output import CallbackOutput
 from ssh_service.commands.result import CompletedProcess
+from ssh_service.commands.sudo import Sudo
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import (
     SshCacheClosed,
@@ -105,6 +106,7 @@ class _Server(Command):
         strand: Strand,
         on_data: Callable[["_Server", bytes], None],
         on_end: Callable[["_Server", BaseException], None],
+        sudo: Optional[Sudo],
     ) -> None:
         # Both refer to the watcher weakly: a command of a dropped cache may still run.
         self._strand_of_watcher, self._on_end = strand, on_end
@@ -113,6 +115,7 @@ class _Server(Command):
             None,
             "/bin/sh",
             connection_id,
+            sudo=sudo,
             more_stdin=True,
             stdout=CallbackOutput(lambda data: on_data(self, data), None),
             run_callback=functools.partial(background.submit, strand),
@@ -148,8 +151,11 @@ class Watcher:
     repeated.
     """
 
-    def __init__(self, cache: SshClientCache, target: ConnectParams) -> None:
+    def __init__(
+        self, cache: SshClientCache, target: ConnectParams, sudo: Optional[Sudo] = None
+    ) -> None:
         self._cache = weakref.ref(cache)
+        self._sudo = sudo
         self._generation = cache.generation
         self._target = target
         self._strand = Strand()
@@ -245,6 +251,7 @@ class Watcher:
             self._strand,
             lambda server, data: _call(this[0], server, data),
             lambda server, error: _call(this[1], server, error),
+            self._sudo,
         )
         self._is_ready, self._data = False, bytearray()
         self._answer_timer = self._call_in(_ANSWER_TIMEOUT, self._on_silence, None)
@@ -462,21 +469,23 @@ def useless_error(error: BaseException, connection_id: str) -> SshJobError:
 
 _lock = threading.Lock()
 # (Not a WeakKeyDictionary: an exception from a signal handler would be lost in its callbacks.)
-_watchers: "Dict[weakref.ref[SshClientCache], Dict[ConnectKey, Watcher]]"
+_watchers: "Dict[weakref.ref[SshClientCache], Dict[Tuple[ConnectKey, Optional[Sudo]], Watcher]]"
 _watchers = {}  # guarded by _lock
 
 
-def watcher_of(cache: SshClientCache, target: ConnectParams) -> Watcher:
+def watcher_of(
+    cache: SshClientCache, target: ConnectParams, sudo: Optional[Sudo] = None
+) -> Watcher:
     """
-    Return the watcher of a destination.
+    Return the watcher of a destination, which asks by sudo, if at all, with these options.
 
     Raises
     ------
     SshConfigError
         A key file cannot be used.
     """
-    key, of = target.key, weakref.ref(cache)
-    made = Watcher(cache, target)
+    key, of = (target.key, sudo), weakref.ref(cache)
+    made = Watcher(cache, target, sudo)
     with _lock:
         found = _watchers.get(of, {}).get(key)
         if found is None or not found.is_of(cache):

@@ -13,6 +13,7 @@ from typing import Any, Callable, List, Optional, Tuple
 from ssh_service import background
 from ssh_service.commands.command import HelperCommand
 from ssh_service.commands.process_group import Helper, OnHelperOutput
+from ssh_service.commands.sudo import Sudo
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.connections.entries import Generation, Lease, Target
 from ssh_service.errors import (
@@ -122,14 +123,16 @@ class SessionPool:
 
         command.set_timer(limit, check)
 
-    def _run_helper(self, text: str, reply: OnHelperOutput, kept: Any = None) -> None:
+    def _run_helper(
+        self, text: str, reply: OnHelperOutput, kept: Any = None, sudo: Optional[Sudo] = None
+    ) -> None:
         """
         Run a helper script before all queued commands, on any connection with capacity.
 
         A command refers to this method until it is done, and so keeps the pool alive, as well as
         `kept`, the cache.
         """
-        helper = HelperCommand(text, self._target.connection_id, reply)
+        helper = HelperCommand(text, self._target.connection_id, reply, sudo)
         helper.run_helper = functools.partial(self._run_helper, kept=kept)
         self._enqueue(helper, -1 - next(self._tickets))
 

@@ -44,6 +44,7 @@ MAY_IMPORT: Dict[str, Set[str]] = {
         "events",
         "event_trackers",
         "errors",
+        "secret",
     },
     "sessions": {
         "known_servers",
@@ -121,7 +122,7 @@ MAY_IMPORT: Dict[str, Set[str]] = {
         "errors",
     },
     "readiness": {"api", "commands", "connections", "params", "errors"},
-    "host": {"api", "forwarding", "jobs", "readiness", "connections", "params"},
+    "host": {"api", "forwarding", "jobs", "readiness", "commands", "connections", "params"},
     "drop_in": {
         "api",
         "sessions",

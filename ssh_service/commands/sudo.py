@@ -1,0 +1,202 @@
+"""How a command is run by sudo: the options that users pass, and the commands for the shell."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Callable, NamedTuple, Optional, Union
+
+from ssh_service.commands.script import quote_for_any_shell
+from ssh_service.errors import SshConfigError, SshSudoRefused
+from ssh_service.secret import Secret
+
+# A user's password, or a function that returns it.
+SudoPassword = Union[str, bytes, Secret, Callable[[], Union[str, bytes, Secret]]]
+
+_USER = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.@+-]*\Z|#[0-9]+\Z")
+_NO_LINE = re.compile(r"[\0\r\n]")
+
+# Runs the script `$0` in the shell `$1` or, without one, in the login shell.  The text is valid in
+# single quotes in any shell, so it has no single quote, backslash or exclamation mark.
+_SHELL = (
+    "s=${1:-${SHELL:-/bin/sh}};"
+    'case ${s##*/} in *csh|fish)printf "{start}shell>" >&2;exit 126;;esac;'
+    'exec sudo {options} -- "$s" -c "$0"'
+)
+# Has sudo itself run a command, and asks for the password before that: only `sudo -v` reads it, so
+# that it can never be mistaken for the command's input, nor the input for a password.  (`exit`, as
+# sudo remembers the password for one parent process: a shell must not be replaced by its last
+# command.)
+_COMMAND = """\
+sudo -S -p "{start}ask>" -v{user} || exit
+sudo -n -v{user} 2>/dev/null || { printf "{start}forgotten>" >&2; exit 126; }
+printf "{start}ready>" >&2
+IFS= read -r _ssh_s || exit 126
+unset _ssh_s
+printf "{start}begin>" >&2
+{command}
+exit $?"""
+
+
+class Sudo(NamedTuple):
+    """
+    Whose rights a command gets from sudo.
+
+    Attributes
+    ----------
+    user : Optional[str]
+        The user whose rights the command gets; None: root.
+    password : Union[None, Secret, Callable[[], Any]]
+        The password that sudo may ask for, or a function that returns it; None: there is none.
+    """
+
+    user: Optional[str] = None
+    password: Any = None
+
+    def wrap(self, commands: str, shell: Optional[str], start: str) -> str:
+        """
+        Return the command, for any login shell, that has a shell run commands under sudo.
+
+        `commands` have no single quote, backslash or exclamation mark.  `start` begins all marks.
+        """
+        asks = f'-S -p "{start}ask>"' if self.password is not None else "-n"
+        outer = _SHELL.replace("{options}", asks + self._user('"')).replace("{start}", start)
+        # (Not the mark itself: where sudo refuses a command, it prints it.)
+        command = f"""exec /bin/sh -c '{outer}' 'printf "{start}%s>" begin >&2;{commands}'"""
+        return command if shell is None else f"{command} {quote_for_any_shell(shell)}"
+
+    def script(self, words: str, has_variables: bool, start: str) -> str:
+        """
+        Return the script by which sudo itself runs a command.
+
+        `words` are the command and its arguments, quoted.  The command gets the variables of the
+        script if `has_variables`.  `start` begins all marks; without a password there are none.
+        """
+        user = self._user("'")
+        # (Not --preserve-env=NAMES: sudo would log the values.)
+        command = f"sudo -n{' -E' if has_variables else ''}{user} -- {words}"
+        if self.password is None:
+            return f"exec {command}"
+        text = _COMMAND.replace("{user}", user).replace("{start}", start)
+        return text.replace("{command}", command)
+
+    def _user(self, quote: str) -> str:
+        return "" if self.user is None else f" -u {quote}{self.user}{quote}"
+
+    def secret(self) -> Secret:
+        """
+        Return the password; this may call a user's function.
+
+        Raises
+        ------
+        SshSudoRefused
+            The function failed, or returned no password.
+        """
+        found = self.password
+        if isinstance(found, Secret):
+            return found
+        problem: Optional[str]
+        try:
+            found = conceal_password(found())
+            problem = _problem(found)
+            problem = problem and f"returned {problem}"
+        except Exception as error:  # whose text may hold the password
+            problem = f"raised {type(error).__name__}"
+        if problem is not None:
+            raise SshSudoRefused(f"sudo_password {problem}")
+        return found  # type: ignore[no-any-return]
+
+
+class _Remembered:
+    """A user's function for the password, which is called only once in each command or job."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+        self._password: Any = None
+
+    def __call__(self) -> Any:
+        if self._password is None:
+            self._password = conceal_password(self._function())
+        return self._password
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Remembered):
+            return NotImplemented
+        return self._function is other._function
+
+    def __hash__(self) -> int:
+        return hash(id(self._function))
+
+    def __reduce__(self) -> Any:
+        return _Remembered, (self._function,)
+
+
+def conceal_password(given: Any) -> Any:
+    """Wrap a plain password; this function never raises."""
+    return Secret(given) if isinstance(given, (str, bytes)) else given
+
+
+def check_sudo(
+    sudo: Union[None, bool, str], password: Any = None, has_useless_shell: bool = False
+) -> Optional[Sudo]:
+    """
+    Return the parameters `sudo` and `sudo_password`, checked; None: the command runs without sudo.
+
+    `has_useless_shell`: whether a shell was given for a command that sudo runs itself.
+
+    Raises
+    ------
+    SshConfigError
+        `sudo` is not a boolean or a user's name, `sudo_password` cannot be a password, or there is
+        a useless shell.
+    """
+    password = conceal_password(password)
+    if sudo is None or sudo is False:
+        if password is not None:
+            raise SshConfigError("sudo_password: needs sudo=True, or sudo with a user's name")
+        return None
+    if has_useless_shell:
+        raise SshConfigError("shell: has no effect with args and sudo, which runs args itself")
+    if sudo is not True and not (isinstance(sudo, str) and _USER.match(sudo)):
+        raise SshConfigError(f"sudo: expected True, False or a user's name, got {sudo!r:.80}")
+    if password is not None and not callable(password):
+        problem = _problem(password)
+        if problem is not None:
+            raise SshConfigError(f"sudo_password: expected a password, got {problem}")
+    if callable(password) and not isinstance(password, _Remembered):
+        password = _Remembered(password)
+    return Sudo(None if sudo is True else str(sudo), password)
+
+
+_OTHER_WAYS = {
+    "upload": "upload to a folder of yours, then put it in place by"
+    " run(..., args=['install', '-m', '644', 'FROM', 'TO'], sudo=True)",
+    "download": "take a file's bytes from run(..., args=['cat', 'PATH'], sudo=True).stdout_bytes,"
+    " or copy it by sudo to where you may read it",
+}
+
+
+def refuse_sudo(sudo: object, direction: str) -> None:
+    """
+    Refuse `sudo` for a copy.
+
+    Raises
+    ------
+    SshConfigError
+        `sudo` is set.
+    """
+    if sudo is not None and sudo is not False:
+        raise SshConfigError(
+            "sudo: a copy has the rights of the user who logs in: log in as another user, or"
+            f" {_OTHER_WAYS[direction]}"
+        )
+
+
+def _problem(password: Any) -> Optional[str]:
+    """Return why a value cannot be a password, without showing it; None if it can be one."""
+    if not isinstance(password, Secret):
+        return f"a value of the type {type(password).__name__}"
+    if not password:
+        return "an empty text"
+    if not password.can_be_sent:
+        return "a text with a lone surrogate"
+    return "a text with a line end or NUL" if _NO_LINE.search(password.reveal()) else None

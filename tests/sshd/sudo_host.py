@@ -1,0 +1,140 @@
+"""A server whose user may use sudo, the real one, by rules of the test's own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, Iterator, List
+
+import pytest
+
+from ssh_service.testing import process_tree
+from ssh_service.testing.local_sshd import Sshd, find_sshd
+from tests.common import require_part
+from tests.servers import make_program
+
+USER, UID = "sudoer", 61234
+PASSWORD = "pass word's $HOME \\ ü"
+
+# Gives a server its own users and rules, in a mount namespace of its own, where sudo remembers
+# passwords apart from the machine's.
+_MOUNTS = """\
+for name in passwd shadow sudoers; do mount --bind "$1/$name" "/etc/$name" || exit; done
+mount -t tmpfs none /run && mkdir -m 755 /run/sshd || exit
+[ ! -d /var/lib/sudo ] || mount -t tmpfs none /var/lib/sudo || exit
+shift
+exec "$@"
+"""
+_DEFAULTS = 'Defaults env_reset, logfile="{log}"\n'
+ALL = f"{USER} ALL=(ALL:ALL) ALL\n"
+NO_PASSWORD = f"{USER} ALL=(ALL:ALL) NOPASSWD: ALL\n"
+
+
+class SudoHost:
+    """
+    The server.
+
+    Attributes
+    ----------
+    web : Dict[str, Any]
+        Where to log in.
+    home : Path
+        The user's home directory.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.home = folder / "home"
+        self.programs = folder / "programs"
+        for made in (self.home, self.programs, folder / "root"):
+            made.mkdir()
+        os.chown(self.home, UID, UID)
+        self._sudoers, self._log = folder / "sudoers", folder / "sudo.log"
+        others = "".join(
+            f"{user.pw_name}:x:{user.pw_uid}:{user.pw_gid}::{user.pw_dir}:{user.pw_shell}\n"
+            for user in pwd.getpwall()
+            if user.pw_name not in (USER, "root")
+        )
+        root = f"root:x:0:0::{folder}/root:/bin/sh\n"
+        user = f"{USER}:x:{UID}:{UID}::{self.home}:/bin/bash\n"
+        (folder / "passwd").write_text(root + others + user)
+        hashed = subprocess.run(
+            ["openssl", "passwd", "-6", "-stdin"],
+            input=PASSWORD.encode(),
+            stdout=subprocess.PIPE,
+            check=True,
+        ).stdout.decode()
+        (folder / "shadow").write_text(
+            f"root:*:19000::::::\n{USER}:{hashed.strip()}:19000::::::\n"
+        )
+        (folder / "shadow").chmod(0o600)
+        self._sudoers.write_text("")
+        self._sudoers.chmod(0o440)
+        self.rules(ALL)
+        mounts = make_program(folder / "mounts", f"#!/bin/sh\n{_MOUNTS}")
+        wrapper = make_program(
+            folder / "sshd",
+            f'#!/bin/sh\nexec unshare --mount {mounts} {folder} {find_sshd()} "$@"\n',
+        )
+        path = f"{self.programs}:/usr/local/bin:/usr/bin:/bin"
+        self.sshd = Sshd(folder, {"SetEnv": f"PATH={path}"}, sshd=str(wrapper))
+        self.sshd.username = USER
+        self.web: Dict[str, Any] = self.sshd.connect_params
+
+    def rules(self, rules: str) -> None:
+        """Set the rules of sudo."""
+        self._sudoers.write_text(_DEFAULTS.replace("{log}", str(self._log)) + rules)
+        self._log.write_text("")
+
+    def log(self) -> str:
+        """Return what sudo has logged since the rules were set."""
+        return self._log.read_text().replace("\n    ", "")
+
+    def fake(self, text: str) -> None:
+        """Put a script in the place of sudo, until `real` is called."""
+        make_program(self.programs / "sudo", text)
+
+    def real(self) -> None:
+        """Use the real sudo, and its usual rules."""
+        with contextlib.suppress(FileNotFoundError):
+            (self.programs / "sudo").unlink()
+        self.rules(ALL)
+
+    def processes(self, name: str) -> List[int]:
+        """Return the processes with this word in their command line."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (folder / "cmdline").read_bytes().split(b"\0")
+                if name.encode() in words:
+                    found.append(int(folder.name))
+        return found
+
+
+@contextlib.contextmanager
+def sudo_host() -> Iterator[SudoHost]:
+    """Start a server, and stop it with everything that ran on it."""
+    require_part(shutil.which("sudo"), "needs sudo (Debian: apt install sudo)")
+    require_part(find_sshd(), "needs OpenSSH's sshd (Debian: apt install openssh-server)")
+    require_part(shutil.which("openssl"), "needs openssl (Debian: apt install openssl)")
+    probe = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/run"]
+    if os.geteuid() != 0 or subprocess.run(probe, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("needs root and mount namespaces, for users and rules of the server's own")
+    # (The user must be able to reach the folder, unlike pytest's.)
+    folder = Path(tempfile.mkdtemp(prefix="ssh_service-sudo-"))
+    folder.chmod(0o755)
+    try:
+        host = SudoHost(folder)
+        try:
+            with host.sshd:
+                yield host
+        finally:
+            left = process_tree.started_with(f"SUDO_USER={USER}")
+            process_tree.send_signal(left, signal.SIGKILL)
+    finally:
+        shutil.rmtree(folder)
