@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from ssh_service.forwarding import Forward, forward_local, forward_remote, forward_socks
     from ssh_service.host import Host
     from ssh_service.jobs import Job, JobLines, JobState, find_job, list_jobs, start_job
-    from ssh_service.readiness import wait_for
+    from ssh_service.readiness import reboot, wait_for
     from ssh_service.services.host_api import FileShareService, Service, Status
     from ssh_service.ssh_fileshare import SshFileShareService
     from ssh_service.ssh_host_service import SshHostService
@@ -83,6 +83,7 @@ __all__ = [
     "run",
     "start",
     "upload",
+    "reboot",
     "wait_for",
     # jobs
     "Job",
@@ -173,6 +174,7 @@ _MODULES = {
     "run": "api",
     "start": "api",
     "upload": "api",
+    "reboot": "readiness",
     "wait_for": "readiness",
     "Job": "jobs",
     "JobLines": "jobs",

@@ -185,3 +185,4 @@ class Host(Resolvable):
     find_job = _method(jobs.find_job)
     list_jobs = _method(jobs.list_jobs)
     wait_for = _method(readiness.wait_for)
+    reboot = _method(readiness.reboot)

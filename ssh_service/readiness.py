@@ -1,7 +1,8 @@
-"""Waiting until a host can be used: after it was created, or while it starts again."""
+"""Waiting until a host can be used: after it was created, or while it starts again; reboots."""
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Optional, Union
 
@@ -9,6 +10,7 @@ from ssh_service import api, params
 from ssh_service.commands.command import check_seconds
 from ssh_service.commands.result import CompletedProcess
 from ssh_service.commands.script import Script, join
+from ssh_service.commands.sudo import SudoPassword, conceal_password
 from ssh_service.connections.cache import SshClientCache, check_cache
 from ssh_service.errors import (
     SshAuthError,
@@ -17,18 +19,29 @@ from ssh_service.errors import (
     SshConnectError,
     SshConnectionLost,
     SshConnectTimeout,
+    SshExitError,
     SshHostKeyError,
     SshServiceError,
     SshSessionRefused,
+    copy_for_raise,
 )
 from ssh_service.params import Destination, Resolvable
 
-__all__ = ["wait_for"]
+__all__ = ["reboot", "wait_for"]
 
 # Seconds between two attempts, doubled each time.
 _MIN_PAUSE, _MAX_PAUSE = 0.5, 5.0
 # The same after a refused login: sshd blocks addresses with many of these (PerSourcePenalties).
 _MIN_AUTH_PAUSE, _MAX_AUTH_PAUSE = 5.0, 30.0
+
+_BOOT_ID_FILE = "/proc/sys/kernel/random/boot_id"
+_BOOT_ID = re.compile(r"[0-9A-Za-z-]{1,64}\Z")
+# Exit statuses of a shell from here on may be those of signals, which a reboot sends.
+_SIGNALS = 128
+# Succeeds once the boot id is another one.  It runs in any login shell.
+_HAS_REBOOTED = (
+    f"/bin/sh -c 'read -r b <{_BOOT_ID_FILE} || exit 2; case $b in \"\"|{{old}}) exit 1;; esac'"
+)
 
 
 def wait_for(
@@ -88,6 +101,135 @@ def wait_for(
     --------
     >>> ssh_service.wait_for("admin@new-host", timeout=300, ready="cloud-init status --wait")
     """
+    destination = _check(destination, timeout, auth_retries, cache)
+    return _Attempts(destination, join(ready), timeout, auth_retries, cache).run()
+
+
+def reboot(
+    destination: Destination,
+    timeout: float,
+    *,
+    sudo: Union[bool, str] = False,
+    sudo_password: Optional[SudoPassword] = None,
+    auth_retries: Optional[int] = None,
+    cache: Optional[SshClientCache] = None,
+) -> None:
+    """
+    Reboot a host, and wait until it is back.
+
+    The host is back when it can be logged in to and has another boot id, not as soon as it
+    answers: for a while, a host that shuts down still does.
+
+    Parameters
+    ----------
+    destination : Union[str, Mapping[str, Any], Host]
+        The server, as for `run`.  It must be a Linux host.
+    timeout : float
+        The number of seconds from the call until the host is back.
+    sudo : Union[bool, str]
+        Whether sudo runs ``reboot``, as root; or the name of the user whose rights it gets.
+    sudo_password : Union[None, str, bytes, Secret, Callable[[], str]]
+        The password for sudo, as for `run`.  None: sudo must need no password.
+    auth_retries : Optional[int]
+        The maximum number of times that a refused login is repeated while the host starts, as for
+        `wait_for`.
+    cache : Optional[SshClientCache]
+        The cache to take the connection from; None: `default_cache`.
+
+    Raises
+    ------
+    SshConfigError
+        A parameter is invalid (a `ValueError`).
+    SshExitError
+        The host has no boot id, or ``reboot`` failed: the message has the reason.  The host was
+        not rebooted.
+    SshSudoRefused
+        sudo did not run ``reboot`` (a `PermissionError`).
+    SshCommandTimeout, SshConnectTimeout
+        The host was not back within `timeout` (a `TimeoutError`); the message says whether it
+        still has the same boot id, or could not be reached.
+    SshServiceError
+        The host could not be reached before the reboot, or cannot be reached again for a permanent
+        reason, such as another host key; the errors are those of `run`.
+
+    Notes
+    -----
+    Thread safety.  This may be called from any thread.
+
+    The reboot is requested at most once.  `start_job`'s jobs end with it.
+
+    Examples
+    --------
+    >>> ssh_service.reboot("admin@web1", timeout=300, sudo=True)
+    """
+    sudo_password = conceal_password(sudo_password)
+    destination = _check(destination, timeout, auth_retries, cache)
+    deadline = time.monotonic() + timeout
+    read = f"cat {_BOOT_ID_FILE}"
+    process = api.run(destination, read, check=True, timeout=timeout, cache=cache)
+    old = process.stdout.strip()
+    if not _BOOT_ID.match(old):
+        where = process.connection_id
+        raise SshExitError(
+            f"{where}: expected a boot id in {_BOOT_ID_FILE}, got {old!r:.80}",
+            process=process,
+            connection_id=where,
+        )
+    _request_reboot(destination, deadline, sudo, sudo_password, cache)
+    script = _HAS_REBOOTED.replace("{old}", old)
+    attempts = _Attempts(destination, script, deadline - time.monotonic(), auth_retries, cache)
+    try:
+        attempts.run()
+    except (SshCommandTimeout, SshConnectTimeout) as error:
+        raise _not_back(error, timeout) from error
+
+
+def _request_reboot(
+    destination: Destination,
+    deadline: float,
+    sudo: Union[bool, str],
+    sudo_password: Optional[SudoPassword],
+    cache: Optional[SshClientCache],
+) -> None:
+    try:
+        process = api.run(
+            destination,
+            args=["reboot"],
+            sudo=sudo,
+            sudo_password=sudo_password,
+            timeout=max(0.0, deadline - time.monotonic()),
+            cache=cache,
+        )
+    except SshConnectionLost as error:
+        if not error.sent:
+            raise
+        return  # the reboot was quicker than the answer
+    status = process.exit_status
+    if status is not None and 0 < status < _SIGNALS:
+        raise SshExitError.of(process)
+
+
+def _not_back(error: SshServiceError, timeout: float) -> SshServiceError:
+    """Return the error for a host that was not back in time."""
+    where = error.connection_id
+    process = getattr(error, "process", None)
+    text = f"{where}: not rebooted within {timeout:g} s"
+    if process is not None and process.exit_status == 1:
+        text += ": it still has the same boot id"
+    else:
+        text += f": {str(error).replace(f'{where}: ', '', 1)}"
+    late = copy_for_raise(error)
+    late.args = (text,)
+    return late
+
+
+def _check(
+    destination: Destination,
+    timeout: float,
+    auth_retries: Optional[int],
+    cache: Optional[SshClientCache],
+) -> Destination:
+    """Check the parameters, and return the destination with its secrets concealed."""
     destination = params.conceal(destination)
     check_seconds("timeout", timeout)
     if timeout is None:
@@ -101,7 +243,7 @@ def wait_for(
     check_cache(cache)
     if not isinstance(destination, Resolvable):
         params.resolve_concealed(destination)  # its errors are permanent
-    return _Attempts(destination, join(ready), timeout, auth_retries, cache).run()
+    return destination
 
 
 class _Attempts:
