@@ -7,11 +7,12 @@ connections for the whole process.
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Optional, Sequence, Tuple, Union
+from typing import IO, Any, Mapping, Optional, Sequence, Tuple, Union
 
 from ssh_service import operations, params
 from ssh_service.commands import unpooled
 from ssh_service.commands.command import Command
+from ssh_service.commands.files import FileOutput, feed
 from ssh_service.commands.output import (
     CallbackOutput,
     OnOutput,
@@ -44,8 +45,10 @@ def start(
     cwd: Optional[StrPath] = None,
     sudo: Union[bool, str] = False,
     sudo_password: Optional[SudoPassword] = None,
-    stdin: Union[str, bytes] = b"",
+    stdin: Union[str, bytes, IO[Any]] = b"",
     input: Union[None, str, bytes] = None,
+    stdout: Optional[IO[Any]] = None,
+    stderr: Optional[IO[Any]] = None,
     timeout: Optional[float] = None,
     on_stdout: Optional[OnOutput] = None,
     on_stderr: Optional[OnOutput] = None,
@@ -85,11 +88,15 @@ def start(
         The password of the user for sudo, or a function that returns it, called once, on a
         callback thread, if sudo asks.  It is sent after sudo's own prompt, at most once for each
         time that sudo is started.  None: sudo must need no password.
-    stdin : Union[str, bytes]
+    stdin : Union[str, bytes, IO]
         The first part of the script's standard input.  `RemoteProcess.write` adds to it
-        until `RemoteProcess.close_stdin` ends it.
+        until `RemoteProcess.close_stdin` ends it.  Or a file, which is read to its end, on a
+        thread.
     input : Union[None, str, bytes]
         Another name for `stdin`, as in `subprocess.run`; only one of the two may be given.
+    stdout, stderr : Optional[IO]
+        Files that are open for writing and receive the output, on a callback thread: text files
+        get text, all others bytes.  They are not closed.  None: see `on_stdout` and `on_stderr`.
     timeout : Optional[float]
         Seconds from the call until the script must have ended, including the time to connect and
         to wait for a session.  None: no limit, except the connect timeout.
@@ -136,10 +143,6 @@ def start(
     ...     print(line)
     """
     destination, sudo_password = params.conceal(destination), conceal_password(sudo_password)
-    stdout, stderr = (
-        QueueOutput(encoding) if function is None else CallbackOutput(function, encoding)
-        for function in (on_stdout, on_stderr)
-    )
     command, future = _submit(
         destination,
         cache,
@@ -153,8 +156,8 @@ def start(
         timeout=timeout,
         stdin=one_input(stdin, input),
         more_stdin=True,
-        stdout=stdout,
-        stderr=stderr,
+        stdout=_output("stdout", stdout, on_stdout, encoding) or QueueOutput(encoding),
+        stderr=_output("stderr", stderr, on_stderr, encoding) or QueueOutput(encoding),
         pty=pty,
         encoding=encoding,
     )
@@ -171,8 +174,10 @@ def run(
     cwd: Optional[StrPath] = None,
     sudo: Union[bool, str] = False,
     sudo_password: Optional[SudoPassword] = None,
-    stdin: Union[str, bytes] = b"",
+    stdin: Union[str, bytes, IO[Any]] = b"",
     input: Union[None, str, bytes] = None,
+    stdout: Optional[IO[Any]] = None,
+    stderr: Optional[IO[Any]] = None,
     timeout: Optional[float] = None,
     on_stdout: Optional[OnOutput] = None,
     on_stderr: Optional[OnOutput] = None,
@@ -214,10 +219,16 @@ def run(
         The password of the user for sudo, or a function that returns it, called once, on a
         callback thread, if sudo asks.  It is sent after sudo's own prompt, at most once for each
         time that sudo is started.  None: sudo must need no password.
-    stdin : Union[str, bytes]
-        The script's standard input; end of file follows.
+    stdin : Union[str, bytes, IO]
+        The script's standard input; end of file follows.  Or a file, which is read from its
+        current position to its end while the script runs, on a thread.  A text file is sent as
+        UTF-8.
     input : Union[None, str, bytes]
         Another name for `stdin`, as in `subprocess.run`; only one of the two may be given.
+    stdout, stderr : Optional[IO]
+        Files that are open for writing and receive the output while the script runs, on a callback
+        thread: text files get text, all others bytes.  They are not closed, and the outcome does
+        not contain this output.  None: see `on_stdout` and `on_stderr`.
     timeout : Optional[float]
         Seconds from the call until the script must have ended, including the time to connect and
         to wait for a session.  None: no limit, except the connect timeout.
@@ -265,6 +276,9 @@ def run(
     SshExitError
         `check` is set, and the command did not end with exit status 0 (a
         `subprocess.CalledProcessError`).  The error's `process` is the outcome.
+    SshStdioError
+        A file that is `stdin`, `stdout` or `stderr` cannot be read or written (an `OSError`); the
+        command was ended.
     SshCommandTimeout
         The script did not end within `timeout`.  The error's `process` has the output so far.
     SshConnectionLost
@@ -290,15 +304,12 @@ def run(
     check_encoding(encoding)
     if check not in (True, False):
         raise SshConfigError(f"check: expected True or False, got {check!r}")
-    if encoding is None and on_stdout is None and on_stderr is None:
+    receivers = (stdout, stderr, on_stdout, on_stderr)
+    if encoding is None and all(receiver is None for receiver in receivers):
         raise SshConfigError(
             "encoding=None needs on_stdout or on_stderr, which then get bytes; otherwise take the"
             " bytes from stdout_bytes and stderr_bytes of the outcome"
         )
-    stdout, stderr = (
-        Output(max_output) if function is None else CallbackOutput(function, encoding)
-        for function in (on_stdout, on_stderr)
-    )
     command, future = _submit(
         destination,
         cache,
@@ -311,8 +322,8 @@ def run(
         is_command=args is not None,
         timeout=timeout,
         stdin=one_input(stdin, input),
-        stdout=stdout,
-        stderr=stderr,
+        stdout=_output("stdout", stdout, on_stdout, encoding) or Output(max_output),
+        stderr=_output("stderr", stderr, on_stderr, encoding) or Output(max_output),
         pty=pty,
         encoding=encoding,
     )
@@ -327,6 +338,17 @@ def run(
     return process
 
 
+def _output(
+    name: str, file: Optional[IO[Any]], function: Optional[OnOutput], encoding: Optional[str]
+) -> Optional[Output]:
+    """Return the receiver of a stream that goes to a file or a function; None if it is kept."""
+    if file is None:
+        return None if function is None else CallbackOutput(function, encoding)
+    if function is not None:
+        raise SshConfigError(f"{name}, on_{name}: give at most one of them")
+    return FileOutput(name, file, encoding)
+
+
 def _submit(
     destination: Union[Destination, SshTransport],
     cache: Optional[SshClientCache],
@@ -335,7 +357,8 @@ def _submit(
     env: Optional[Mapping[str, Any]],
     shell: Optional[str],
     *,
-    stdin: bytes,
+    stdin: Union[bytes, IO[Any]],
+    more_stdin: bool = False,
     **options: Any,
 ) -> Tuple[Command, CommandFuture]:
     """Submit a command; if an exception interrupts this, the dropped future cancels it."""
@@ -345,7 +368,9 @@ def _submit(
         check_cache(cache)
         target = params.resolve_concealed(destination)
         connection_id = target.connection_id
-    command = Command(script, env, shell, connection_id, stdin=stdin, **options)
+    data, file = (stdin, None) if isinstance(stdin, bytes) else (b"", stdin)
+    options["more_stdin"] = more_stdin or file is not None
+    command = Command(script, env, shell, connection_id, stdin=data, **options)
     future = command.take_future()
     if isinstance(destination, SshTransport):
         unpooled.start_on_transport(destination, command)
@@ -354,4 +379,6 @@ def _submit(
         operations.submit_command(
             cache, target, command, max_connections, idle_timeout=IDLE_TIMEOUT
         )
+    if file is not None:
+        feed(command.stdin, file, command.fail)
     return command, future

@@ -419,6 +419,26 @@ class SshSudoRefused(SshCommandError, PermissionError):
     """
 
 
+class SshStdioError(SshCommandError, OSError):
+    """
+    A file that is a command's stdin, stdout or stderr cannot be used; the command was ended.
+
+    `errno`, `strerror` and `filename` describe the file; the cause is the error of the file.
+    """
+
+
+def stdio_error(what: str, file: object, cause: Exception) -> SshStdioError:
+    """Build the error for a file that cannot be read or written."""
+    name = getattr(file, "name", None)
+    reason = getattr(cause, "strerror", None) or reason_of(cause)
+    shown = "" if name is None else f" ({name!r})"
+    error = SshStdioError(f"{what}{shown}: {reason}")
+    error.errno, error.strerror = getattr(cause, "errno", None), reason
+    error.filename = name
+    error.__cause__ = cause
+    return error
+
+
 class SshCommandTimeout(SshCommandError, TimeoutError):
     """A command did not end in time; if `phase` is ``queue``, it was never sent."""
 

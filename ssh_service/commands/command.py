@@ -12,6 +12,7 @@ from typing import Any, Callable, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ssh_service import background
 from ssh_service.commands import script
+from ssh_service.commands.files import FileOutput
 from ssh_service.commands.left_running import LeftProcess, LeftRunning, cleanup_script
 from ssh_service.commands.marks import MarkFilter
 from ssh_service.commands.output import CallbackOutput, Output
@@ -32,6 +33,7 @@ from ssh_service.errors import (
     SshOutputLimitError,
     SshServiceError,
     SshSessionRefused,
+    SshStdioError,
     copy_for_raise,
 )
 from ssh_service.event_trackers import CommandTracker
@@ -179,12 +181,15 @@ class Command(Terminable):
             if isinstance(output, CallbackOutput):
                 output.run_callback = self.run_callback
                 self._calls_back = True
+            if isinstance(output, FileOutput):
+                output.on_failure = self.fail
         self.auto_window = self.outputs[0].auto_window and self.outputs[1].auto_window
         self._exit_status: Optional[int] = None
         self._exit_signal: Optional[Tuple[str, bool, str, str]] = None
         self._eof = False
         self._refused: Optional[str] = None  # the phase in which the server refused the command
         self._awaits_terminal = False  # whether the next reply is to the request for a terminal
+        self._failures: List[SshStdioError] = []  # of the user's files; `append` is atomic
         self._ended_channels: List[SshChannel] = []  # guarded by _lock: must not be used any more
         if timeout is not None:
             self.set_timer(timeout, self._on_timeout)
@@ -281,6 +286,12 @@ class Command(Terminable):
             with self._lock:
                 self._run_callback = self._run_callback or background.callback_runner()
         self._run_callback(function, *args)
+
+    def fail(self, error: SshStdioError) -> None:
+        """End the command, because a file of the user's cannot be used; on a thread of ours."""
+        error.connection_id, error.args = self.connection_id, (f"{self.connection_id}: {error}",)
+        self._failures.append(error)
+        self._terminate(error)
 
     # Called by the pool.
 
@@ -540,6 +551,9 @@ class Command(Terminable):
     def _publish_outcome(
         self, process: Optional[CompletedProcess], error: Optional[BaseException]
     ) -> None:
+        if process is not None and self._failures:  # the end of the output could not be written
+            error, process = self._failures[0], None
+            error.process, error.ended = self._process(), True
         with self._lock:
             self._outcome, tracker = (process, error), self._tracker
         future = self._future()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Callable, Optional, Protocol, Union
+from typing import IO, Any, Callable, Optional, Protocol, Union
 
 from ssh_service.errors import SshConfigError
 from ssh_service.transport import SshChannel
@@ -41,16 +41,25 @@ def as_input(data: Union[str, bytes], name: str = "stdin") -> bytes:
         ) from None
 
 
-def one_input(stdin: Union[str, bytes], given: Union[None, str, bytes]) -> bytes:
+def one_input(
+    stdin: Union[str, bytes, IO[Any]], given: Union[None, str, bytes]
+) -> Union[bytes, IO[Any]]:
     """
-    Return a command's input as bytes, from the parameter `stdin` or its alias `input`.
+    Return a command's input as bytes or a file, from the parameter `stdin` or its alias `input`.
 
     Raises
     ------
     SshConfigError
-        Both parameters are used, or the input is neither text nor bytes.
+        Both parameters are used, or the input is neither text, bytes nor a file.
     """
     if given is None:
+        if callable(getattr(stdin, "read", None)):
+            return stdin  # type: ignore[return-value]
+        if not isinstance(stdin, (str, bytes, bytearray, memoryview)):
+            got = repr(stdin) if isinstance(stdin, int) else type(stdin).__name__
+            raise SshConfigError(
+                f"stdin: expected a text, bytes or a file that is open for reading, got {got}"
+            )
         return as_input(stdin)
     if stdin != b"":
         raise SshConfigError("stdin, input: give at most one of them")

@@ -41,6 +41,7 @@ MAY_IMPORT: Dict[str, Set[str]] = {
         "known_servers",
         "transport",
         "background",
+        "threads",
         "events",
         "event_trackers",
         "errors",

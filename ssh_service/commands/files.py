@@ -1,0 +1,110 @@
+"""Users' files as a command's stdin, stdout and stderr."""
+
+from __future__ import annotations
+
+import io
+from typing import IO, Any, Callable, Optional, Union
+
+from ssh_service import threads
+from ssh_service.commands.output import CallbackOutput
+from ssh_service.commands.stdin import Stdin, as_input
+from ssh_service.errors import SshConfigError, SshStdioError, stdio_error
+
+__all__ = ["FileOutput", "feed"]
+
+# Bytes of one read of a binary file.
+_READ_SIZE = 64 * 1024
+
+OnFailure = Callable[[SshStdioError], None]
+
+
+class FileOutput(CallbackOutput):
+    """
+    Writes a stream to a user's file, on a callback thread.
+
+    Parameters
+    ----------
+    name : str
+        ``stdout`` or ``stderr``, for messages.
+    file : IO
+        A file that is open for writing; a text file gets decoded text, any other gets bytes.
+    encoding : Optional[str]
+        The encoding of the stream.
+
+    Attributes
+    ----------
+    on_failure : Callable[[SshStdioError], None]
+        Called if the file cannot be written; the command sets it.  The rest of the stream is
+        dropped.
+
+    Raises
+    ------
+    SshConfigError
+        `file` cannot be written to, or is a text file and `encoding` is None or unknown.
+    """
+
+    def __init__(self, name: str, file: IO[Any], encoding: Optional[str]) -> None:
+        if isinstance(file, int):
+            raise SshConfigError(
+                f"{name}: expected a file that is open for writing, got {file!r}; without {name},"
+                " the outcome contains the output, and `2>&1` in the script merges both streams"
+            )
+        if not callable(getattr(file, "write", None)):
+            raise SshConfigError(
+                f"{name}: expected a file that is open for writing, got {type(file).__name__}"
+            )
+        is_text = isinstance(file, io.TextIOBase)
+        if is_text and encoding is None:
+            raise SshConfigError(f"{name}: a text file needs an encoding, or open it with 'wb'")
+        super().__init__(self._write, encoding if is_text else None)
+        self.on_failure: OnFailure = lambda error: None
+        self._name = name
+        self._file = file
+        self._has_failed = False  # callback threads only, one at a time
+
+    def _write(self, piece: Any) -> None:
+        if self._has_failed:
+            return
+        try:
+            while piece:
+                written = self._file.write(piece)
+                # A raw file may write only a part, and then returns how much.
+                piece = piece[written:] if isinstance(written, int) else None
+        except Exception as error:
+            self._has_failed = True
+            self.on_failure(stdio_error(f"{self._name} cannot be written", self._file, error))
+
+
+def feed(stdin: Stdin, file: IO[Any], on_failure: OnFailure) -> None:
+    """
+    Send a file's content to a command, from its current position, on a thread of its own.
+
+    Raises
+    ------
+    NoMoreThreads
+        The system refuses a thread.
+    """
+
+    def run() -> None:
+        try:
+            for data in iter(lambda: _read(file), b""):
+                stdin.write(data)
+        except BrokenPipeError:
+            pass  # the command has ended, and need not have read everything
+        except Exception as error:
+            on_failure(stdio_error("stdin cannot be read", file, error))
+        finally:
+            stdin.close()
+
+    threads.start_thread(run, "ssh-service-stdin")
+
+
+def _read(file: IO[Any]) -> bytes:
+    """Return the next bytes, as soon as there are any; b"" at the end of the file."""
+    if isinstance(file, io.TextIOBase):
+        return as_input(file.readline())
+    read = getattr(file, "read1", file.read)  # which does not wait for more than there is
+    data: Union[None, str, bytes] = read(_READ_SIZE)
+    if data is None:
+        raise BlockingIOError(0, "the file is in non-blocking mode, and has no data yet")
+    return as_input(data)
