@@ -220,23 +220,25 @@ def checksum_mismatch_error(path: bytes) -> SshTransferError:
     )
 
 
-def copy_error(error: Exception, path: str, connection_id: str, limits: TimeLimits) -> Exception:
+def copy_error(
+    error: Exception, path: str, connection_id: str, limits: TimeLimits, phase: str = "copy"
+) -> Exception:
     """
-    Return the error for the caller of a copy that `error` has ended.
+    Return the error for the caller of a copy, or another use of a file, that `error` has ended.
 
     This is `error` itself if it needs no translation.
     """
-    where = {"connection_id": connection_id, "phase": "copy"}
+    where = {"connection_id": connection_id, "phase": phase}
     if isinstance(error, Refused):
         error = error.as_error()
-    if isinstance(error, SshTransferError):
-        return name_connection(error, connection_id)
     if isinstance(error, (Stalled, TimeUp)):
         text = _time_limit_reached(error, limits)
-        late = describe_transfer(SshTransferTimeout, errno.ETIMEDOUT, path, text, "remote")
-        return name_connection(late, connection_id)
-    if isinstance(error, (SessionEnded, protocol.ProtocolError)):
-        return _session_error(error, path, where)
+        error = describe_transfer(SshTransferTimeout, errno.ETIMEDOUT, path, text, "remote")
+    elif isinstance(error, (SessionEnded, protocol.ProtocolError)):
+        error = _session_error(error, path, where)
+    if isinstance(error, SshTransferError):
+        error.phase = phase
+        return name_connection(error, connection_id)
     return error
 
 
@@ -252,13 +254,15 @@ def _time_limit_reached(error: Exception, limits: TimeLimits) -> str:
 def _session_error(error: Exception, path: str, where: Any) -> SshServiceError:
     reason = error.reason if isinstance(error, SessionEnded) else error
     if isinstance(reason, SshConnectionLost):
+        doing = "copying" if where["phase"] == "copy" else "using"
         lost = SshConnectionLost(
-            f"{reason} (while copying {path!r})", reason=reason.reason, **where
+            f"{reason} (while {doing} {path!r})", reason=reason.reason, **where
         )
         lost.sent = reason.sent
         return lost
     if isinstance(reason, SshSessionRefused):
-        return SshSessionRefused(f"{reason} (to copy {path!r})", code=reason.code, **where)
+        do = "copy" if where["phase"] == "copy" else "use"
+        return SshSessionRefused(f"{reason} (to {do} {path!r})", code=reason.code, **where)
     if isinstance(reason, protocol.ProtocolError):
         text = f"the server broke the SFTP protocol: {reason}"
         return transfer_error(

@@ -353,9 +353,24 @@ class RemoteFiles:
         except Refused:  # one of these paths may not be accessible
             return None
         if parent is None:
+            file = await self._file_on_way(folder)
+            if file is not None:
+                return refused.as_error(errno.ENOTDIR, not_a_folder(file))
             return refused.as_error(errno.ENOENT, missing_folder(folder))
         if not is_folder(parent):
             return refused.as_error(errno.ENOTDIR, not_a_folder(folder))
+        return None
+
+    async def _file_on_way(self, path: bytes) -> Optional[bytes]:
+        """Return the part of a missing path that is not a folder, if that is why it is missing."""
+        while folder_of(path) != path:
+            path = folder_of(path)
+            try:
+                found = await self.find(path)
+            except Refused:
+                return None
+            if found is not None:
+                return None if is_folder(found) else path
         return None
 
     async def _why_denied(self, refused: Refused) -> Optional[OSError]:

@@ -305,6 +305,10 @@ class RemoteOwner:
             return False
         return identity.is_proven or not is_shared(folder)
 
+    def is_guarded(self, folder: Attributes) -> bool:
+        """Return whether no other user can exchange our files in a folder."""
+        return self.identity is not None and self._is_guarded(folder, self.identity)
+
     def is_ours(self, file: Attributes, links: Optional[int] = None) -> bool:
         """Return whether a file in a guarded folder is ours, regular, and has a single link."""
         identity = self.identity

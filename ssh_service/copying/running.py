@@ -8,7 +8,7 @@ import functools
 import logging
 import os
 import sys
-from typing import Any, Callable, Coroutine, Iterator, Optional, Union
+from typing import Any, Callable, Coroutine, Iterator, Optional, TypeVar, Union
 
 from ssh_service.copying.channels import get_session, start_command, use_one_file_at_a_time
 from ssh_service.copying.context import CommandStarter, CopyContext
@@ -30,9 +30,10 @@ from ssh_service.errors import transfer_error
 from ssh_service.interruptions import find_interruption
 from ssh_service.transport import SshTransport
 
-__all__ = ["Path", "begin", "copy", "run_copy"]
+__all__ = ["Path", "begin", "copy", "run_copy", "run_task", "translate"]
 
 Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
+_T = TypeVar("_T")
 
 _log = logging.getLogger("ssh_service.copying")
 
@@ -73,7 +74,6 @@ def copy(
     source = _path_bytes(source, "local" if is_upload else "remote")
     target = _path_bytes(target, "remote" if is_upload else "local")
     commands = functools.partial(start_command, transport)
-    outer = sys.exc_info()[1]  # the exception that the caller is handling, if any
     new_trees = NewTrees(f"{way} {transport.connection_id}")
 
     def start_task(context: CopyContext) -> Coroutine[Any, Any, None]:
@@ -83,38 +83,105 @@ def copy(
         with _hold_copy_lock(session, limits):
             return run_copy(session, start_task, options, limits, progress, commands, new_trees)
 
+    def restart() -> None:
+        if isinstance(progress, Meter):
+            progress.restart()
+
     try:
-        kept = get_session(transport, limits)
-        try:
-            return attempt(kept)
-        except SessionEnded as ended:
-            if isinstance(ended.reason, HandleGivenTwice) and kept.copy_lock is None:
-                _log.info(
-                    "%s: %s; copying one file at a time", transport.connection_id, ended.reason
-                )
-                use_one_file_at_a_time(transport)
-                if isinstance(progress, Meter):
-                    progress.restart()
-                return attempt(get_session(transport, limits))
-            # A session of an earlier copy may be found dead only now.  A copy that received no
-            # reply has changed nothing, as it begins with queries, so it can be restarted.
-            fresh = None if ended.answered else get_session(transport, limits)
-            if fresh is None or fresh is kept:
-                raise
-            return attempt(fresh)
+        with translate(transport, target if is_upload else source, limits):
+            return _on_session(transport, attempt, limits, restart)
+    finally:
+        new_trees.release()
+
+
+def run_task(
+    transport: SshTransport,
+    start_task: Callable[[CopyContext], Coroutine[Any, Any, _T]],
+    path: bytes,
+    options: Options = Options(),
+    limits: TimeLimits = TimeLimits(),
+    repeatable: bool = False,
+) -> _T:
+    """
+    Run a task with the server's files over one connection, and return its result.
+
+    Parameters
+    ----------
+    transport : SshTransport
+        The connection.
+    start_task : Callable[[CopyContext], Coroutine]
+        Returns the task.
+    path : bytes
+        The file on the server, for messages.
+    options : Options
+        The options of copies that the task makes.
+    limits : TimeLimits
+        The time limits; the time is already running.
+    repeatable : bool
+        Whether the task may be restarted when the session is found dead before its first reply,
+        because the task begins with a query, or has the same effect if it is repeated.
+
+    Raises
+    ------
+    SshServiceError
+        The task failed; see `ssh_service.copying.upload`.
+    """
+    commands = functools.partial(start_command, transport)
+
+    def attempt(session: SftpSession) -> _T:
+        with _hold_copy_lock(session, limits), SftpClient(session, limits.deadline) as client:
+            context = CopyContext(client, options, limits.stall_timeout, None, commands)
+            return _run_tasks(context, start_task)
+
+    with translate(transport, path, limits, phase="file"):
+        return _on_session(transport, attempt, limits, repeatable=repeatable)
+
+
+def _on_session(
+    transport: SshTransport,
+    attempt: Callable[[SftpSession], _T],
+    limits: TimeLimits,
+    restart: Callable[[], None] = lambda: None,
+    repeatable: bool = True,
+) -> _T:
+    """Call `attempt` with the connection's session, and once more if that is safe and helps."""
+    kept = get_session(transport, limits)
+    try:
+        return attempt(kept)
+    except SessionEnded as ended:
+        if not repeatable:
+            raise
+        if isinstance(ended.reason, HandleGivenTwice) and kept.copy_lock is None:
+            _log.info("%s: %s; copying one file at a time", transport.connection_id, ended.reason)
+            use_one_file_at_a_time(transport)
+            restart()
+            return attempt(get_session(transport, limits))
+        # A session of an earlier copy may be found dead only now.  A copy that received no reply
+        # has changed nothing, as it begins with queries, so it can be restarted.
+        fresh = None if ended.answered else get_session(transport, limits)
+        if fresh is None or fresh is kept:
+            raise
+        return attempt(fresh)
+
+
+@contextlib.contextmanager
+def translate(
+    transport: SshTransport, path: bytes, limits: TimeLimits, phase: str = "copy"
+) -> Iterator[None]:
+    """Translate the errors of a block for the caller; `path` is on the server."""
+    outer = sys.exc_info()[1]  # the exception that the caller is handling, if any
+    try:
+        yield
     except Exception as error:
         interruption = find_interruption(error, outer)
         if interruption is error:
             raise
         if interruption is not None:
             raise interruption from error
-        remote_path = display_path(target if is_upload else source)
-        translated = copy_error(error, remote_path, transport.connection_id, limits)
+        translated = copy_error(error, display_path(path), transport.connection_id, limits, phase)
         if translated is error:
             raise
         raise translated from error
-    finally:
-        new_trees.release()
 
 
 def begin(is_upload: bool, context: CopyContext) -> Union[Upload, Download]:
@@ -182,7 +249,14 @@ def run_copy(
     """
     with SftpClient(session, limits.deadline) as client:
         context = CopyContext(client, options, limits.stall_timeout, progress, commands, new_trees)
-        with context.closing:
-            context.pipeline.run(start_task(context))
-        context.progress.finish()
+        _run_tasks(context, start_task)
         return sorted_plan(context.planned) if options.dry_run else None
+
+
+def _run_tasks(
+    context: CopyContext, start_task: Callable[[CopyContext], Coroutine[Any, Any, _T]]
+) -> _T:
+    with context.closing:
+        result = context.pipeline.run(start_task(context))
+    context.progress.finish()
+    return result

@@ -13,7 +13,7 @@ from ssh_service.copying.replies import is_folder, is_link
 from ssh_service.copying.waiting import TaskEvent
 from ssh_service.errors import transfer_error
 
-__all__ = ["upload_link"]
+__all__ = ["learn_order", "upload_link"]
 
 
 async def upload_link(context: CopyContext, text: bytes, target: bytes, is_new: bool) -> None:
@@ -24,7 +24,7 @@ async def upload_link(context: CopyContext, text: bytes, target: bytes, is_new: 
     there.
     """
     remote = context.remote
-    await _learn_order(context, target)
+    await learn_order(context, target)
     found = None if is_new else await remote.find(target, follow=False)
     if found is None:
         await remote.make_link(text, target)
@@ -60,7 +60,7 @@ async def _remove(context: CopyContext, path: bytes) -> None:
         pass  # it does not exist; or it is stale now, and a later copy removes it
 
 
-async def _learn_order(context: CopyContext, target: bytes) -> None:
+async def learn_order(context: CopyContext, target: bytes) -> None:
     """
     Determine the order in which the server expects the paths of SSH_FXP_SYMLINK, once per session.
 
