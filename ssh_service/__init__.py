@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from ssh_service.forwarding import Forward, forward_local, forward_remote, forward_socks
     from ssh_service.host import Host
     from ssh_service.jobs import Job, JobLines, JobState, find_job, list_jobs, start_job
+    from ssh_service.paths.path import SshPath
     from ssh_service.readiness import reboot, wait_for
     from ssh_service.services.host_api import FileShareService, Service, Status
     from ssh_service.ssh_fileshare import SshFileShareService
@@ -75,6 +76,7 @@ __all__ = [
     "Forward",
     "Host",
     "RemoteProcess",
+    "SshPath",
     "close_all",
     "default_cache",
     "download",
@@ -166,6 +168,7 @@ _MODULES = {
     "SshTreeError": "errors",
     "CompletedProcess": "commands.result",
     "RemoteProcess": "commands.remote_process",
+    "SshPath": "paths.path",
     "close_all": "api",
     "default_cache": "api",
     "download": "api",
@@ -210,6 +213,7 @@ _SUBMODULES = frozenset(
         "otel",
         "paramiko",
         "params",
+        "paths",
         "ssh_fileshare",
         "ssh_host_service",
         "ssh_service",

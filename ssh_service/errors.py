@@ -551,7 +551,7 @@ class SshCacheClosed(SshServiceError, RuntimeError):
 
 class SshTransferError(SshServiceError, OSError):
     """
-    A copy failed; `errno`, `strerror` and `filename` refer to the file concerned.
+    A copy, or another use of a file, failed; `errno`, `strerror` and `filename` say why and where.
 
     Attributes
     ----------
@@ -564,7 +564,7 @@ class SshTransferError(SshServiceError, OSError):
 
 
 class SshFileNotFoundError(SshTransferError, FileNotFoundError):
-    """The source, or the folder to copy into, does not exist."""
+    """The file or folder does not exist, such as the source of a copy, or its target's folder."""
 
 
 class SshFileExistsError(SshTransferError, FileExistsError):
@@ -572,7 +572,7 @@ class SshFileExistsError(SshTransferError, FileExistsError):
 
 
 class SshTransferPermissionError(SshTransferError, PermissionError):
-    """The permissions of the file or folder do not allow the copy."""
+    """The permissions of the file or folder do not allow what was asked."""
 
 
 class SshIsADirectoryError(SshTransferError, IsADirectoryError):

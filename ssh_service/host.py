@@ -6,12 +6,14 @@ import functools
 import inspect
 import re
 from collections import deque
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Callable, Deque, Mapping, Optional, Tuple, TypeVar, Union
 
 from ssh_service import api, forwarding, jobs, params, readiness
 from ssh_service.commands.sudo import conceal_password
 from ssh_service.connections.cache import SshClientCache, check_cache
 from ssh_service.params import ConnectParams, Resolvable, settings_of
+from ssh_service.paths.path import SshPath
 
 if TYPE_CHECKING:
     from typing import Concatenate, ParamSpec
@@ -69,6 +71,8 @@ class Host(Resolvable):
     ----------
     settings : Mapping[str, Any]
         The connect parameters; secrets are shown as ``***``.
+    cache : Optional[SshClientCache]
+        The cache that provides the connections; None: `default_cache`.
     connection_id : str
         ``user@host:port`` of the connection, as in log lines and messages.
 
@@ -96,6 +100,7 @@ class Host(Resolvable):
     >>> web = ssh_service.Host("deploy@web1", connect_timeout=5)
     >>> web.run("uptime").stdout
     >>> web.upload("site", "/srv/www/site", contents=True)
+    >>> web.path("/etc/hosts").read_text()
     """
 
     def __init__(
@@ -120,6 +125,11 @@ class Host(Resolvable):
         """The connect parameters; secrets are shown as ``***``."""
         return dict(self._settings)
 
+    @property
+    def cache(self) -> Optional[SshClientCache]:
+        """The cache that provides the connections; None: `default_cache`."""
+        return self._cache
+
     def resolve(self) -> ConnectParams:
         """
         Check the settings, and complete them from ssh_config and the defaults.
@@ -142,6 +152,34 @@ class Host(Resolvable):
     def connection_id(self) -> str:
         """``user@host:port`` of the connection, as in log lines and messages."""
         return self.resolve().connection_id
+
+    def path(self, path: Union[str, PurePath, SshPath], *more: str) -> SshPath:
+        """
+        Return the path of a file or folder on this host; this sends nothing.
+
+        Parameters
+        ----------
+        path : Union[str, PurePath, SshPath]
+            The path.  A relative one starts at the home directory; ``~`` or ``~user`` at the start
+            is expanded when the path is used.
+        *more : str
+            Further parts, which are joined by slashes.
+
+        Returns
+        -------
+        SshPath
+            The path, with the methods of `pathlib.Path`.
+
+        Raises
+        ------
+        SshConfigError
+            The path is empty, contains a NUL character or is not a text (a `ValueError`).
+
+        Examples
+        --------
+        >>> web.path("/etc/hosts").read_text()
+        """
+        return SshPath(self, path, *more)
 
     def __enter__(self) -> Host:
         cache = api.default_cache() if self._cache is None else self._cache

@@ -46,7 +46,14 @@ _SAID = {
     "jobs.md": ["part 1\npart 2\npart 3\nended(0)\n"],
     "many_hosts.md": [f"web{number:02} SUCCEEDED" for number in range(1, 41)],
     "moving.md": ["load average", "1\n\n3 ", "web1 SUCCEEDED\n", "web2 SUCCEEDED\n"],
+    "paths.md": [
+        "hello\nindex.html 5\n",
+        "not SshPath\n",
+        "b'more lin'\n",
+        "['index.html', 'log.txt', 'token']\n",
+    ],
     "recipes.md": [
+        "mode = fast\n",
         "trusted blindly\n",
         "quick\n",
         "/tmp\n",

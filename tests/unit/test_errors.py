@@ -194,6 +194,7 @@ EXAMPLES: Dict[str, SshServiceError] = {
     "`SshSessionRefused`, other `code`": errors.SshSessionRefused("never", code=1),
     "`SshConnectionLost`, not `sent`": errors.SshConnectionLost("lost", sent=False),
     "`SshConnectionLost`, `sent`": errors.SshConnectionLost("lost", sent=True),
+    "`SshConnectionLost`, `phase` `file`": errors.SshConnectionLost("lost", phase="file"),
     "`SshConnectionLost`, `phase` `copy`": errors.SshConnectionLost("lost", phase="copy"),
     "`SshCommandTimeout`, `phase` `queue`": errors.SshCommandTimeout("late", phase="queue"),
     "`SshCommandTimeout`, `phase` `run`": errors.SshCommandTimeout("late"),

@@ -123,7 +123,28 @@ MAY_IMPORT: Dict[str, Set[str]] = {
         "errors",
     },
     "readiness": {"api", "commands", "connections", "params", "errors"},
-    "host": {"api", "forwarding", "jobs", "readiness", "commands", "connections", "params"},
+    "paths": {
+        "api",
+        "commands",
+        "operations",
+        "copying",
+        "connections",
+        "params",
+        "transport",
+        "background",
+        "settings",
+        "errors",
+    },
+    "host": {
+        "api",
+        "forwarding",
+        "jobs",
+        "paths",
+        "readiness",
+        "commands",
+        "connections",
+        "params",
+    },
     "drop_in": {
         "api",
         "sessions",
@@ -227,7 +248,7 @@ def imports_of(layer: str) -> Tuple[Set[str], Set[str]]:
     return inside - {layer}, outside
 
 
-@pytest.mark.parametrize("folder", ["copying", "copying/sftp", "copying/local"])
+@pytest.mark.parametrize("folder", ["copying", "copying/sftp", "copying/local", "paths"])
 def test_inside_a_package_with_a_map_imports_go_up_in_it_only(folder: str) -> None:
     package = PACKAGE / folder
     text = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""
