@@ -34,7 +34,9 @@ def upload(
     update: bool = False,
     contents: bool = False,
     exclude: Patterns = (),
+    delete: Union[bool, str] = False,
     dry_run: bool = False,
+    max_rate: Optional[float] = None,
     progress: Optional[ProgressCallback] = None,
     sudo: Union[bool, str] = False,
     cache: Optional[SshClientCache] = None,
@@ -91,9 +93,17 @@ def upload(
         Patterns of rsync's for the entries of a folder to leave out, with all that they contain:
         ``"*.pyc"`` matches names anywhere, ``"/build"`` only at the top of the folder,
         ``"cache/"`` only folders; the page "Copies" has the rules.
+    delete : Union[bool, str]
+        Whether to delete, after the copy, what the target has and the source does not; needs
+        `contents`.  Nothing is deleted if an entry could not be copied; excluded entries, those of
+        other users, and what links lead to stay.  True: an empty source is an error;
+        ``"even-if-empty"``: it is not.
     dry_run : bool
         Whether to copy nothing, and to return what would be done.  Nothing is created or changed
         on either side.
+    max_rate : Optional[float]
+        The maximum number of bytes per second of this copy, on average; None: no limit.  Small
+        files are then not copied in one stream.
     progress : Optional[Callable[[Progress], None]]
         Called with a `ssh_service.copying.Progress` a few times a second, on the calling thread.
         If it raises an exception, the copy is aborted and the exception is raised here.
@@ -105,8 +115,8 @@ def upload(
     Returns
     -------
     Optional[CopyPlan]
-        With `dry_run`, the `CopyPlan`: what would be copied and skipped, and what would fail.
-        Otherwise None.
+        With `dry_run`, the `CopyPlan`: what would be copied, skipped and deleted, and what would
+        fail.  Otherwise None.
 
     Raises
     ------
@@ -153,7 +163,9 @@ def upload(
         update=update,
         contents=contents,
         exclude=exclude,
+        delete=delete,
         dry_run=dry_run,
+        max_rate=max_rate,
         progress=progress,
     )
 
@@ -175,7 +187,9 @@ def download(
     update: bool = False,
     contents: bool = False,
     exclude: Patterns = (),
+    delete: Union[bool, str] = False,
     dry_run: bool = False,
+    max_rate: Optional[float] = None,
     progress: Optional[ProgressCallback] = None,
     sudo: Union[bool, str] = False,
     cache: Optional[SshClientCache] = None,
@@ -234,9 +248,17 @@ def download(
         Patterns of rsync's for the entries of a folder to leave out, with all that they contain:
         ``"*.pyc"`` matches names anywhere, ``"/build"`` only at the top of the folder,
         ``"cache/"`` only folders; the page "Copies" has the rules.
+    delete : Union[bool, str]
+        Whether to delete, after the copy, what the target has and the source does not; needs
+        `contents`.  Nothing is deleted if an entry could not be copied; excluded entries, those of
+        other users, and what links lead to stay.  True: an empty source is an error;
+        ``"even-if-empty"``: it is not.
     dry_run : bool
         Whether to copy nothing, and to return what would be done.  Nothing is created or changed
         on either side.
+    max_rate : Optional[float]
+        The maximum number of bytes per second of this copy, on average; None: no limit.  Small
+        files are then not copied in one stream.
     progress : Optional[Callable[[Progress], None]]
         Called with a `ssh_service.copying.Progress` a few times a second, on the calling thread.
         If it raises an exception, the copy is aborted and the exception is raised here.
@@ -248,8 +270,8 @@ def download(
     Returns
     -------
     Optional[CopyPlan]
-        With `dry_run`, the `CopyPlan`: what would be copied and skipped, and what would fail.
-        Otherwise None.
+        With `dry_run`, the `CopyPlan`: what would be copied, skipped and deleted, and what would
+        fail.  Otherwise None.
 
     Raises
     ------
@@ -296,7 +318,9 @@ def download(
         update=update,
         contents=contents,
         exclude=exclude,
+        delete=delete,
         dry_run=dry_run,
+        max_rate=max_rate,
         progress=progress,
     )
 

@@ -30,6 +30,14 @@ _MAX_LINE = 64 * 1024
 _UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
+# What errors of Python functions name, and the options of the command line.
+_OPTIONS = {
+    "(stall_timeout": "(--stall-timeout",
+    "delete=True": "--delete",
+    "delete='even-if-empty'": "--delete-even-if-empty",
+}
+
+
 class Reporter:
     """
     Reports the hosts' output, progress and results; this base class reports nothing.
@@ -92,7 +100,9 @@ class Reporter:
 
 def in_options(text: str) -> str:
     """Replace parameter names of Python functions in an error by the options."""
-    return text.replace("(stall_timeout", "(--stall-timeout")
+    for name, option in _OPTIONS.items():
+        text = text.replace(name, option)
+    return text
 
 
 def summary_line(result: HostResult) -> str:

@@ -91,11 +91,18 @@ def copy(
     exclude: Tuple[str, ...],
     exclude_from: Tuple[str, ...],
     dry_run: bool,
+    delete: bool,
+    delete_even_if_empty: bool,
+    bwlimit: Optional[float],
     **options: Any,
 ) -> int:
     """Copy to or from every host, and return the exit status."""
     if update and preserve is False:  # the library's own error names keywords, not options
         raise click.UsageError("--update compares times, and --no-preserve keeps none: give one")
+    if (delete or delete_even_if_empty) and not contents:
+        raise click.UsageError(
+            "--delete needs --contents; without it, a folder is copied into the target"
+        )
     if dry_run and resume:
         raise click.UsageError(
             "--dry-run does not look for the interrupted copies that --resume continues: give one"
@@ -125,6 +132,8 @@ def copy(
             "fsync": fsync,
             "exclude": patterns,
             "dry_run": dry_run,
+            "delete": "even-if-empty" if delete_even_if_empty else delete,
+            "max_rate": bwlimit,
         }
         if direction == "upload":
             return fleet.upload(chosen, local, remote, **shared)

@@ -13,10 +13,12 @@ options                       the options of a copy
 plan                          what a copy would do, for a dry run
 paths, temporary              paths as bytes; temporary names, which identify their writer
 ownership                     which files are ours, and which folders only our user can change
+deletions                     which entries of a target `delete` deletes, and which stay
 failures                      errors with the path and the errno
 local                         local files and trees, read and written
 new_trees                     the trees that copies in progress create
 open_files                    how many local files the copies of the process may hold open
+rate_limit                    the bytes per second of one copy
 pipeline, waiting             many tasks on one thread, and the objects they wait for
 replies                       parses the replies of a server
 remote_files, shell_command   requests for files; commands in the server's shell
@@ -24,6 +26,7 @@ remote_owner                  our user on a server, and which of its files are o
 progress, context             the state that all parts of one copy share
 parts, checksums              many parts of a large file at once; comparison of two files
 removal                       the removal of an unfinished tree on the server
+remote_deletion               deletes entries that only the target of an upload has
 stale_files, resume_marker    the remains of dead copies on the server: removed, or resumed
 self_copy_guard               detects a tree that is copied into itself
 upload_file, download_file    one file, by SFTP
@@ -46,7 +49,7 @@ stream did not deliver are copied by SFTP.
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Optional, Union
 
 from ssh_service.copying.exclusions import Patterns
 from ssh_service.copying.options import Options, check_path, seconds
@@ -92,7 +95,9 @@ def upload(
     update: bool = False,
     contents: bool = False,
     exclude: Patterns = (),
+    delete: Union[bool, str] = False,
     dry_run: bool = False,
+    max_rate: Optional[float] = None,
     progress: Optional[ProgressTo] = None,
 ) -> Optional[CopyPlan]:
     """
@@ -153,9 +158,17 @@ def upload(
         Patterns of rsync's for the entries of a folder to leave out, with all that they contain:
         ``"*.pyc"`` matches names anywhere, ``"/build"`` only at the top of the folder,
         ``"cache/"`` only folders; the page "Copies" has the rules.
+    delete : Union[bool, str]
+        Whether to delete, after the copy, what the target has and the source does not; needs
+        `contents`.  Nothing is deleted if an entry could not be copied; excluded entries, those of
+        other users, and what links lead to stay.  True: an empty source is an error;
+        ``"even-if-empty"``: it is not.
     dry_run : bool
         Whether to copy nothing, and to return what would be done.  Nothing is created or changed
         on either side.
+    max_rate : Optional[float]
+        The maximum number of bytes per second of this copy, on average; None: no limit.  Small
+        files are then not copied in one stream.
     progress : Union[None, Callable[[Progress], None], Meter]
         Called with a `Progress`, a few times per second, on the calling thread.  If it raises, the
         copy is aborted and the exception is raised here.  A `Meter` counts instead, and can be
@@ -164,8 +177,8 @@ def upload(
     Returns
     -------
     Optional[CopyPlan]
-        With `dry_run`, the `CopyPlan`: what would be copied and skipped, and what would fail.
-        Otherwise None.
+        With `dry_run`, the `CopyPlan`: what would be copied, skipped and deleted, and what would
+        fail.  Otherwise None.
 
     Raises
     ------
@@ -192,7 +205,9 @@ def upload(
         update=update,
         contents=contents,
         exclude=exclude,
+        delete=delete,
         dry_run=dry_run,
+        max_rate=max_rate,
     ).check()
     limits = limits_from_now(timeout, stall_timeout)
     return copy("upload", transport, local_path, remote_path, options, limits, progress)
@@ -215,7 +230,9 @@ def download(
     update: bool = False,
     contents: bool = False,
     exclude: Patterns = (),
+    delete: Union[bool, str] = False,
     dry_run: bool = False,
+    max_rate: Optional[float] = None,
     progress: Optional[ProgressTo] = None,
 ) -> Optional[CopyPlan]:
     """
@@ -270,9 +287,17 @@ def download(
         Patterns of rsync's for the entries of a folder to leave out, with all that they contain:
         ``"*.pyc"`` matches names anywhere, ``"/build"`` only at the top of the folder,
         ``"cache/"`` only folders; the page "Copies" has the rules.
+    delete : Union[bool, str]
+        Whether to delete, after the copy, what the target has and the source does not; needs
+        `contents`.  Nothing is deleted if an entry could not be copied; excluded entries, those of
+        other users, and what links lead to stay.  True: an empty source is an error;
+        ``"even-if-empty"``: it is not.
     dry_run : bool
         Whether to copy nothing, and to return what would be done.  Nothing is created or changed
         on either side.
+    max_rate : Optional[float]
+        The maximum number of bytes per second of this copy, on average; None: no limit.  Small
+        files are then not copied in one stream.
     progress : Union[None, Callable[[Progress], None], Meter]
         Called with a `Progress`, a few times per second, on the calling thread.  If it raises, the
         copy is aborted and the exception is raised here.  A `Meter` counts instead, and can be
@@ -281,8 +306,8 @@ def download(
     Returns
     -------
     Optional[CopyPlan]
-        With `dry_run`, the `CopyPlan`: what would be copied and skipped, and what would fail.
-        Otherwise None.
+        With `dry_run`, the `CopyPlan`: what would be copied, skipped and deleted, and what would
+        fail.  Otherwise None.
 
     Raises
     ------
@@ -309,7 +334,9 @@ def download(
         update=update,
         contents=contents,
         exclude=exclude,
+        delete=delete,
         dry_run=dry_run,
+        max_rate=max_rate,
     ).check()
     limits = limits_from_now(timeout, stall_timeout)
     return copy("download", transport, remote_path, local_path, options, limits, progress)

@@ -10,16 +10,18 @@ import os
 import sys
 from typing import Callable, Iterator, List, Optional, Set
 
-from ssh_service.copying.exclusions import Exclusions, check_patterns
+from ssh_service.copying.deletions import EXCLUDED
+from ssh_service.copying.exclusions import Excludes, Exclusions, check_patterns
 from ssh_service.copying.failures import display_path
 from ssh_service.copying.local.descriptors import current_umask
 from ssh_service.copying.local.source_tree import SourceTree
-from ssh_service.copying.local.walk import Entry, Excludes, walk
+from ssh_service.copying.local.walk import Entry, walk
 from ssh_service.copying.new_trees import NewTrees
 from ssh_service.copying.options import Options
 from ssh_service.copying.pipeline import Pipeline
 from ssh_service.copying.plan import PlannedAction
 from ssh_service.copying.progress import Meter, ProgressTo
+from ssh_service.copying.rate_limit import RateLimit
 from ssh_service.copying.remote_files import RemoteFiles
 from ssh_service.copying.remote_owner import RemoteOwner
 from ssh_service.copying.sftp.client import SftpClient
@@ -68,12 +70,15 @@ class CopyContext:
         Whether an earlier copy began the whole tree.
     has_shell : bool
         Whether commands can be run in the server's shell.
+    may_stream : bool
+        Whether small files may be copied in one stream by commands in that shell.
     source_tree : Optional[SourceTree]
         The local tree of an upload that keeps symbolic links.
     failures : List[SshTransferError]
         The entries that could not be copied, with ``on_error="continue"`` or ``dry_run=True``.
-    excludes : Optional[Excludes]
-        Returns whether an entry of the tree is left out; None if nothing is.
+    exclusions, excludes : Optional[Excludes]
+        Returns whether an entry is left out; None if nothing is.  A dry run changes `excludes`, so
+        that it also records the entries of the source.
     planned : List[PlannedAction]
         The actions that are not done, with ``dry_run=True``.
     closing : contextlib.ExitStack
@@ -91,25 +96,33 @@ class CopyContext:
     ) -> None:
         self._client = client
         self.has_shell = start_command is not None
+        # A stream sends as much as the window allows, whatever the limit.
+        self.may_stream = self.has_shell and options.max_rate is None
         self._start_command = start_command or _no_shell
         self.options = options
         self.new_trees = NewTrees() if new_trees is None else new_trees
         self.progress = progress if isinstance(progress, Meter) else Meter(progress)
         report = self.progress.report if self.progress.is_observed else None
         self.pipeline = Pipeline(client, stall_timeout, report)
-        self.remote = RemoteFiles(client, self.pipeline)
+        rate = options.max_rate
+        limit = None if rate is None else RateLimit(rate, client, report)
+        self.remote = RemoteFiles(client, self.pipeline, limit)
         self.owner = RemoteOwner(self.remote, self.pipeline, may_create=not options.dry_run)
         self.has_resumed = self.resumes_tree = False
         self.source_tree: Optional[SourceTree] = None
         patterns = check_patterns(options.exclude)
-        self.excludes: Optional[Excludes] = Exclusions(patterns).matches if patterns else None
+        self.exclusions: Optional[Excludes] = Exclusions(patterns).matches if patterns else None
+        self.excludes: Optional[Excludes] = self.exclusions
         self.planned: List[PlannedAction] = []
         self._warned: Set[str] = set()
         alone = client.session.copy_lock is not None
         files, folders = (1, 1) if alone else (_MAX_OPEN_FILES, _MAX_OPEN_FOLDERS)
         self.file_budget = HandleBudget(self.pipeline, client.session, files)
         self.folder_budget = HandleBudget(self.pipeline, client.session, folders)
-        self.byte_budget = Budget(self.pipeline, _MAX_BYTES_IN_FLIGHT)
+        in_flight = _MAX_BYTES_IN_FLIGHT
+        if limit is not None:
+            in_flight = min(in_flight, limit.bytes_in_flight)
+        self.byte_budget = Budget(self.pipeline, in_flight)
         self._modes_refused = False
         self.failures: List[SshTransferError] = []
         self._outer = sys.exc_info()[1]  # the exception that our caller is handling
@@ -198,6 +211,23 @@ class CopyContext:
     def skips_unchanged(self) -> bool:
         """Whether files that exist with the same size and time are skipped."""
         return self.options.update or self.resumes_tree
+
+    def on_kept(self, path: bytes, is_a_folder: bool, reason: str) -> None:
+        """Report an entry that `delete` does not delete: in the plan, or once per reason."""
+        if self.options.dry_run:
+            self.plan("keep", path, "folder" if is_a_folder else "file", reason=reason)
+        elif reason != EXCLUDED:
+            self.warn_once(f"kept: {reason}", "%r is not deleted: %s", display_path(path), reason)
+
+    def log_deleted(self, path: bytes, count: int) -> None:
+        """Log how many entries of a target were deleted."""
+        _log.info("%r: %d entries deleted", display_path(path), count)
+
+    def log_that_nothing_is_deleted(self, path: bytes) -> None:
+        """Log a warning, after failures of a copy with `delete`."""
+        count = len(self.failures)
+        text = "%r: nothing was deleted, because %d entries could not be copied"
+        _log.warning(text, display_path(path), count)
 
     def log_if_not_resumed(self, path: bytes) -> None:
         """Log a message if a copy with ``resume=True`` found nothing to resume."""

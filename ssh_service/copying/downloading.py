@@ -11,17 +11,24 @@ from typing import Deque, List, Optional, Set, Tuple
 
 from ssh_service.copying import temporary
 from ssh_service.copying.context import MANY_FILES, CopyContext
+from ssh_service.copying.deletions import Deletions, SourceNames
 from ssh_service.copying.download_file import FileDownload, FileToCopy, is_up_to_date
 from ssh_service.copying.download_stream import DownloadStream
 from ssh_service.copying.failures import (
     Refused,
     copy_into_itself_error,
     display_path,
+    empty_source_error,
     local_error,
     not_a_file_error,
     symlink_loop_error,
 )
 from ssh_service.copying.listing import ListingBounds, SourceFolder, check_name
+from ssh_service.copying.local.deletion import (
+    check_deletion_target,
+    delete_doomed,
+    examine_target,
+)
 from ssh_service.copying.local.resume_marker import LocalResumeMarker
 from ssh_service.copying.local.target_folder import (
     TargetFolder,
@@ -70,6 +77,7 @@ class Download:
         self._small_files = 0
         self._stream: Optional[DownloadStream] = None
         self._marker: Optional[LocalResumeMarker] = None  # with resume
+        self._names = SourceNames() if context.options.delete else None
 
     async def run(self, source: bytes, target: bytes) -> None:
         """Copy `source` to `target`; the pipeline's first task."""
@@ -104,7 +112,15 @@ class Download:
             await self._run_file(source, found, target)
         await self._pipeline.join_others()
         self._context.log_if_not_resumed(source)
+        failures: List[SshTransferError] = []
+        is_refused = self._finds_empty_source()
+        if self._names is not None and self._tree is not None and not is_refused:
+            failures = self._delete(self._names, self._tree.root)
         self._finish_folders()
+        if is_refused:
+            raise empty_source_error(source, "remote")
+        for failure in failures:
+            self._context.on_entry_failed(failure)
         self._context.raise_if_incomplete(source, "remote")
 
     async def _run_file(self, source: bytes, found: Attributes, target: bytes) -> None:
@@ -152,6 +168,8 @@ class Download:
                 self._marker.begin(tree.root)
             else:
                 self._find_marker(tree.root.path)
+        if self._names is not None and not tree.root.is_new:
+            check_deletion_target(tree.root)
         try:
             self._pending.append(SourceFolder(None, b"", 0, found, (real,), 0))
             await self._copy_pending_folders(tree)
@@ -159,6 +177,37 @@ class Download:
         finally:
             if self._stream is not None:
                 self._stream.end()  # files requested earlier still arrive after a failure
+
+    def _finds_empty_source(self) -> bool:
+        """Return whether nothing is copied, so that `delete` must not delete everything."""
+        if self._names is None or not self._names.is_empty or self._context.failures:
+            return False
+        return self._context.options.delete is True
+
+    def _delete(self, names: SourceNames, root: TargetFolder) -> List[SshTransferError]:
+        """Delete what the server does not have; return what could not be deleted."""
+        context = self._context
+        if context.failures:
+            context.log_that_nothing_is_deleted(root.path)
+            return []
+        if root.is_new:
+            return []
+        deletions = Deletions(names, context.exclusions, os.geteuid())
+        try:
+            examine_target(root, deletions, self._pipeline.raise_if_late)
+        except SshTransferError as failure:
+            return [failure]
+        for kept in deletions.kept:
+            context.on_kept(join(root.path, kept.path), kept.is_folder, kept.reason)
+        doomed = deletions.doomed()
+        if context.options.dry_run:
+            for entry in doomed:
+                kind = "folder" if entry.is_folder else "file"
+                context.plan("delete", join(root.path, entry.path), kind)
+            return []
+        failures = delete_doomed(root, doomed, self._pipeline.raise_if_late)
+        context.log_deleted(root.path, len(doomed) - len(failures))
+        return failures
 
     def _open_tree(self, target: bytes, mode: int, is_explicit: bool) -> TargetTree:
         return TargetTree(target, mode, self._context.options.keeps_links, is_explicit)
@@ -249,6 +298,8 @@ class Download:
 
     async def _list_folder(self, folder: SourceFolder, path: bytes, target: TargetFolder) -> None:
         seen: Set[int] = set()
+        if self._names is not None:
+            self._names.add_folder(b"/".join(folder.names))
         handle = await self._remote.open_folder(path)
         try:
             entries = await self._read_folder(handle, folder, path, target, seen)
@@ -306,7 +357,12 @@ class Download:
                         await self._fail(copy_into_itself_error(folder_path, "remote"))
                     continue  # an unfinished file of another copy
                 if await self._is_left_out(folder, entry, path, link_reply):
+                    if self._names is not None:
+                        self._names.add(b"/".join(names), entry.filename, is_excluded=True)
                     continue
+                if self._names is not None:
+                    is_kept_link = link_reply is not None and keeps_links
+                    self._names.add(b"/".join(names), entry.filename, is_kept_link)
                 if link_reply is not None and keeps_links:
                     self._make_link(target, entry.filename, parse_path(await link_reply, path))
                     continue
@@ -396,7 +452,7 @@ class Download:
     def _may_stream(self) -> bool:
         context = self._context
         return (
-            context.has_shell
+            context.may_stream
             and not context.options.verify
             and not context.remote.facts.tar.is_missing
         )

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Iterable, List, Optional, Pattern, Sequence, Tuple, Union
+from typing import Callable, Iterable, List, Optional, Pattern, Sequence, Tuple, Union
 
 from ssh_service.errors import SshConfigError
 
-__all__ = ["Exclusions", "Patterns", "check_patterns"]
+__all__ = ["Excludes", "Exclusions", "Patterns", "check_patterns"]
 
 Patterns = Union[None, str, Iterable[str]]
+# Returns whether an entry is left out, by its path in the tree and whether it is a folder.
+Excludes = Callable[[bytes, bool], bool]
 
 _WILDCARDS = frozenset("*?[")
 _CLASSES = {

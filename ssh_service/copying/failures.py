@@ -30,6 +30,7 @@ __all__ = [
     "changed_during_copy_error",
     "copy_error",
     "dangling_link",
+    "empty_source_error",
     "exchanged_error",
     "copy_into_itself_error",
     "symlink_loop_error",
@@ -183,6 +184,15 @@ def changed_during_copy_error(path: bytes, side: str) -> SshTransferError:
 def copy_into_itself_error(path: bytes, side: str) -> SshTransferError:
     """Return the error for a folder in the source that is the target itself."""
     text = "a folder cannot be copied into itself: this is the target"
+    return transfer_error(errno.EINVAL, display_path(path), text, side=side)
+
+
+def empty_source_error(path: bytes, side: str) -> SshTransferError:
+    """Return the error for a source without entries, such as a disk that is not mounted."""
+    text = (
+        "is empty, or all of it is excluded, so that delete=True would delete the whole target;"
+        " delete='even-if-empty' allows that"
+    )
     return transfer_error(errno.EINVAL, display_path(path), text, side=side)
 
 

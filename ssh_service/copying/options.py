@@ -27,7 +27,9 @@ class Options(NamedTuple):
     update: bool = False
     contents: bool = False
     exclude: Patterns = ()
+    delete: Union[bool, str] = False
     dry_run: bool = False
+    max_rate: Optional[float] = None
 
     @property
     def goes_on(self) -> bool:
@@ -53,6 +55,12 @@ class Options(NamedTuple):
         _choose("preserve", self.preserve, (None, True, False))
         for name, choices in _CHOICES.items():
             _choose(name, getattr(self, name), choices)
+        _choose("delete", self.delete, (False, True, "even-if-empty"))
+        if self.delete and not self.contents:
+            raise SshConfigError(
+                "delete=True makes the target like the source, and needs contents=True; without"
+                " it, a folder is copied into the target"
+            )
         if self.contents and not self.recursive:
             raise SshConfigError(
                 "contents=True copies the contents of a folder and needs recursive=True"
@@ -65,6 +73,12 @@ class Options(NamedTuple):
             raise SshConfigError(
                 "dry_run=True does not look for the interrupted copies that resume=True continues;"
                 " set only one"
+            )
+        rate = self.max_rate
+        is_number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
+        if rate is not None and not (is_number and rate > 0):
+            raise SshConfigError(
+                f"max_rate: expected a number of bytes per second above 0, got {rate!r}"
             )
         return self._replace(exclude=check_patterns(self.exclude))
 

@@ -22,6 +22,7 @@ __all__ = [
     "is_our_file",
     "is_our_stale_file",
     "is_shared",
+    "may_delete",
     "may_use",
     "not_ours_error",
 ]
@@ -58,6 +59,11 @@ def is_our_stale_file(file: Attributes, uid: int, links: Optional[int] = None) -
     """Return whether a file is ours as in `is_our_file`, or a symbolic link of ours."""
     is_our_link = file.uid == uid and stat.S_ISLNK(file.mode or 0)
     return is_our_link or is_our_file(file, uid, links)
+
+
+def may_delete(file: Attributes, uid: int) -> bool:
+    """Return whether ``delete=True`` may delete a file, link or folder; `uid` is ours."""
+    return file.uid == uid
 
 
 def may_use(file: Attributes, folder: Attributes, uid: Optional[int]) -> bool:

@@ -197,6 +197,10 @@ class Pipeline:
         """
         self._interrupt = self._interrupt or find_interruption(abort, self._outer)
 
+    def raise_if_late(self) -> None:
+        """Raise `TimeUp` if the deadline of the copy has passed."""
+        self._client.raise_if_late()
+
     async def join_others(self) -> None:
         """Wait, in the first task, until all other tasks have ended."""
         while len(self._tasks) - len(self._background) > 1:

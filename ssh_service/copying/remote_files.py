@@ -16,6 +16,7 @@ from ssh_service.copying.failures import (
 )
 from ssh_service.copying.paths import MAX_NAME_LENGTH, basename, folder_of, sibling
 from ssh_service.copying.pipeline import Cancelled, Pipeline
+from ssh_service.copying.rate_limit import RateLimit
 from ssh_service.copying.replies import (
     check_status,
     is_folder,
@@ -53,8 +54,11 @@ class RemoteFiles:
     paths are not expanded.
     """
 
-    def __init__(self, client: SftpClient, pipeline: Pipeline) -> None:
+    def __init__(
+        self, client: SftpClient, pipeline: Pipeline, limit: Optional[RateLimit] = None
+    ) -> None:
         self._client = client
+        self._limit = limit
         self._waiting_to_open = Budget(pipeline, 1)
         session = client.session
         self._extensions = session.extensions
@@ -63,6 +67,9 @@ class RemoteFiles:
         self.can_sync = protocol.FSYNC in session.extensions
         self.read_size = _data_size(session.limits, session.limits.read)
         self.write_size = _data_size(session.limits, session.limits.write)
+        if limit is not None:
+            self.read_size = limit.part_size(self.read_size)
+            self.write_size = limit.part_size(self.write_size)
 
     def parts(self, start: int, end: int) -> Iterator[Tuple[int, int]]:
         """Yield the offset and size of each part in which to read a file."""
@@ -82,14 +89,20 @@ class RemoteFiles:
 
     def ask_read(self, handle: bytes, offset: int, size: int) -> Reply:
         """Read from a file."""
+        if self._limit is not None:
+            self._limit.spend(size)
         return self._client.ask(encode.read, handle, offset, size)
 
     def ask_write(self, handle: bytes, offset: int, data: bytes) -> Reply:
         """Write to a file."""
+        if self._limit is not None:
+            self._limit.spend(len(data))
         return self._client.ask(encode.write, handle, offset, data)
 
     def ask_write_in(self, handle: bytes, offset: int, size: int, buffer: bytearray) -> Reply:
         """Write data that is already in `buffer`; see `encode.write_in`."""
+        if self._limit is not None:
+            self._limit.spend(size)
         return self._client.ask(encode.write_in, handle, offset, size, buffer)
 
     def ask_stat_open(self, handle: bytes) -> Reply:

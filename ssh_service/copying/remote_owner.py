@@ -299,6 +299,14 @@ class RemoteOwner:
         paths = [b"/" + b"/".join(names[:count]) for count in range(len(names) + 1)]
         return [(each, self._remote.ask_lstat(each)) for each in paths] if path else []
 
+    def is_stable(self, way: ResolvedFolder) -> bool:
+        """Return whether no other user can exchange a folder, which belongs to us or root."""
+        identity = self.identity
+        if identity is None or identity.uid is None or not way.folders:
+            return False
+        *around, folder = way.folders
+        return folder.uid in (0, identity.uid) and all(map(self.is_guarded, around))
+
     @staticmethod
     def _is_guarded(folder: Attributes, identity: RemoteIdentity) -> bool:
         if identity.uid is None or not is_guarded(folder, identity.uid):

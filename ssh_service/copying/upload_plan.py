@@ -6,8 +6,8 @@ import errno
 import os
 from typing import Optional
 
+from ssh_service.copying.exclusions import Excludes
 from ssh_service.copying.failures import Refused, display_path
-from ssh_service.copying.local.walk import Excludes
 from ssh_service.copying.paths import join
 from ssh_service.copying.replies import is_folder, is_link
 from ssh_service.copying.sftp import protocol

@@ -87,7 +87,7 @@ def should_stream(context: CopyContext, source: bytes, status: os.stat_result) -
     """Return whether a tree has many small files, and the server may have a shell."""
     options = context.options
     if (
-        not context.has_shell
+        not context.may_stream
         or options.verify
         or options.fsync
         or context.remote.facts.tar.is_missing

@@ -16,6 +16,7 @@ from ssh_service.copying.local.source_file import SourceFile
 from ssh_service.copying.local.source_tree import SourceTree
 from ssh_service.copying.paths import basename, folder_of, join
 from ssh_service.copying.pipeline import ABORTS
+from ssh_service.copying.remote_deletion import RemoteDeletion
 from ssh_service.copying.replies import check_status, is_folder
 from ssh_service.copying.resume_marker import ResumeMarker
 from ssh_service.copying.self_copy_guard import SelfCopyGuard
@@ -110,6 +111,9 @@ class Upload:
         if is_tree and self._context.options.keeps_links:
             self._context.source_tree = SourceTree(source)
             self._context.closing.callback(self._context.source_tree.close)
+        deletion: Optional[RemoteDeletion] = None
+        if is_tree and self._context.options.delete:
+            deletion = RemoteDeletion(self._context, source, status)
         target = await self._remote.expand_home(target or b".")
         found = await self._remote.find(target)
         if found is not None and is_folder(found):
@@ -121,6 +125,8 @@ class Upload:
                 raise transfer_error(errno.ENOTDIR, display_path(source), text, side="local")
             if found is not None and not is_folder(found):
                 raise transfer_error(errno.ENOTDIR, display_path(target), side="remote")
+            if deletion is not None and found is not None:
+                await deletion.check(target)
         elif found is not None and is_folder(found):
             if not is_tree or not await self._is_this_tree(source, target):
                 target = join(target.rstrip(b"/") or b"/", local_basename(source))
@@ -147,7 +153,11 @@ class Upload:
             await self._marker.end()
         if self._self_copy_guard is not None:
             await self._self_copy_guard.end()
+        if deletion is not None:
+            await deletion.run()
         await self._finish_folders()
+        if deletion is not None:
+            deletion.report_failures()
         self._context.raise_if_incomplete(source, "local")
 
     async def _is_this_tree(self, source: bytes, target: bytes) -> bool:

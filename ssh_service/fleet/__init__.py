@@ -180,7 +180,9 @@ def upload(
     update: bool = False,
     contents: bool = False,
     exclude: Patterns = (),
+    delete: Union[bool, str] = False,
     dry_run: bool = False,
+    max_rate: Optional[float] = None,
     on_progress: Optional[OnHostProgress] = None,
     sudo: Union[bool, str] = False,
     executor: Optional[Executor] = None,
@@ -239,9 +241,17 @@ def upload(
         Patterns of rsync's for the entries of a folder to leave out, with all that they contain:
         ``"*.pyc"`` matches names anywhere, ``"/build"`` only at the top of the folder,
         ``"cache/"`` only folders; the page "Copies" has the rules.
+    delete : Union[bool, str]
+        Whether to delete, after the copy, what the target has and the source does not; needs
+        `contents`.  Nothing is deleted if an entry could not be copied; excluded entries, those of
+        other users, and what links lead to stay.  True: an empty source is an error;
+        ``"even-if-empty"``: it is not.
     dry_run : bool
         Whether to copy nothing, and to put what would be done into `HostResult.plan`.  Nothing is
         created or changed on either side.
+    max_rate : Optional[float]
+        The maximum number of bytes per second for each host, on average; None: no limit.  Small
+        files are then not copied in one stream.
     on_progress : Optional[Callable[[str, Progress], None]]
         Called with the host and its progress, a few times per second, on the thread of that copy.
         If it raises, the copy fails with this exception.  Not allowed with `executor`.
@@ -287,7 +297,9 @@ def upload(
         update=update,
         contents=contents,
         exclude=exclude,
+        delete=delete,
         dry_run=dry_run,
+        max_rate=max_rate,
     )
     arguments = _copy_arguments(local_path, remote_path, stall_timeout, options)
     task = FleetTask("upload", arguments, dict(connect), _checked_seconds("timeout", timeout))
@@ -313,7 +325,9 @@ def download(
     update: bool = False,
     contents: bool = False,
     exclude: Patterns = (),
+    delete: Union[bool, str] = False,
     dry_run: bool = False,
+    max_rate: Optional[float] = None,
     on_progress: Optional[OnHostProgress] = None,
     sudo: Union[bool, str] = False,
     executor: Optional[Executor] = None,
@@ -377,9 +391,17 @@ def download(
         Patterns of rsync's for the entries of a folder to leave out, with all that they contain:
         ``"*.pyc"`` matches names anywhere, ``"/build"`` only at the top of the folder,
         ``"cache/"`` only folders; the page "Copies" has the rules.
+    delete : Union[bool, str]
+        Whether to delete, after the copy, what the target has and the source does not; needs
+        `contents`.  Nothing is deleted if an entry could not be copied; excluded entries, those of
+        other users, and what links lead to stay.  True: an empty source is an error;
+        ``"even-if-empty"``: it is not.
     dry_run : bool
         Whether to copy nothing, and to put what would be done into `HostResult.plan`.  Nothing is
         created or changed on either side.
+    max_rate : Optional[float]
+        The maximum number of bytes per second for each host, on average; None: no limit.  Small
+        files are then not copied in one stream.
     on_progress : Optional[Callable[[str, Progress], None]]
         Called with the host and its progress, a few times per second, on the thread of that copy.
         If it raises, the copy fails with this exception.  Not allowed with `executor`.
@@ -428,7 +450,9 @@ def download(
         update=update,
         contents=contents,
         exclude=exclude,
+        delete=delete,
         dry_run=dry_run,
+        max_rate=max_rate,
     )
     arguments = _copy_arguments(local_path, remote_path, stall_timeout, options)
     arguments["folder_per_host"] = folder_per_host

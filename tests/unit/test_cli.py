@@ -184,15 +184,20 @@ def test_copy_options_reach_every_host(
     flags = (
         "--verify --resume --update --contents --preserve --links keep --keep-going --fsync"
         f" --exclude *.o --exclude /a --exclude-from {tmp_path}/patterns"
+        " --delete --bwlimit 1.5m"
     )
     (tmp_path / "patterns").write_text("# rubbish\n; more\n\nb c/\n")
     times = "--timeout 5 --stall-timeout 2"
     hosts = ["-F", "none", "-H", "a@b"]
     in_process(way, *hosts, *flags.split(), *times.split(), "setup.cfg", "there")
     in_process(way, *hosts, "--no-preserve", "setup.cfg", "there")
-    in_process(way, *hosts, "-nu", "setup.cfg", "there")
+    more = ["--contents", "--delete-even-if-empty", "--bwlimit", "100"]
+    in_process(way, *hosts, "-nu", *more, "setup.cfg", "there")
     dry = asked.pop()
     assert (dry["dry_run"], dry["update"]) == (True, True)
+    assert (dry["delete"], dry["max_rate"]) == ("even-if-empty", 102400)
+    in_process(way, *hosts, "--bwlimit", "0", "setup.cfg", "there")
+    assert asked.pop()["max_rate"] is None
     names = {"timeout", "stall_timeout", *Options._fields} - {"recursive"}
     given, plain = ({name: options[name] for name in names} for options in asked)
     assert given == {
@@ -207,6 +212,8 @@ def test_copy_options_reach_every_host(
         "update": True,
         "contents": True,
         "exclude": ("*.o", "/a", "b c/"),
+        "delete": True,
+        "max_rate": 1.5 * 1024**2,
         "dry_run": False,
     }
     assert plain.pop("preserve") is False
@@ -218,6 +225,9 @@ def test_copy_options_reach_every_host(
     "options, complaint",
     [
         (["-n", "--resume"], "--dry-run"),
+        (["--delete"], "--delete needs --contents"),
+        (["--bwlimit", "fast"], "500K"),
+        (["--bwlimit", "-1"], "500K"),
         (["--exclude", "a["], "exclude: 'a['"),
         (["--exclude-from", "/nowhere/at/all"], "--exclude-from /nowhere/at/all: No such file"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any, List
 
 import click
@@ -10,6 +11,19 @@ import click
 from ssh_service.cli.options import CONTEXT, HOST_OPTIONS, Decorator, Seconds, add_options
 
 __all__ = ["download_command", "upload_command"]
+
+
+class Rate(click.FloatRange):
+    """A rate as rsync's ``--bwlimit`` reads it, as bytes per second; None for 0."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return the number, or report what was expected."""
+        match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)([KMGT]?)", str(value).upper())
+        if match is None:
+            self.fail(f"expected a rate such as 500, 500K or 1.5M, got {value!r}", param, ctx)
+        number, unit = match.groups()
+        return float(number) * 1024 ** ("KMGT".index(unit or "K") + 1) or None
+
 
 COPY_OPTIONS: List[Decorator] = [
     click.option(
@@ -44,6 +58,24 @@ COPY_OPTIONS: List[Decorator] = [
         metavar="FILE",
         type=click.Path(),
         help="Read such patterns from a file, one per line; # and ; start comments.",
+    ),
+    click.option(
+        "--delete",
+        is_flag=True,
+        help="With --contents: delete what the target has and the source does not, after copying;"
+        " see it first with -n.  Nothing is deleted after a failure, or if the source is empty.",
+    ),
+    click.option(
+        "--delete-even-if-empty",
+        is_flag=True,
+        help="Like --delete, and an empty source empties the target.",
+    ),
+    click.option(
+        "--bwlimit",
+        type=Rate(),
+        metavar="RATE",
+        help="The limit for each host, in KiB per second; with a suffix, such as 500K or 1.5M, in"
+        " units of 1024 bytes.  0: no limit.",
     ),
     click.option(
         "--preserve/--no-preserve",

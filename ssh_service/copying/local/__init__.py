@@ -13,6 +13,7 @@ target_tree    the tree that a download writes into, but never outside it
 planned_tree   the same tree for a dry run, which creates nothing
 resume_marker  the marker of a tree that a download has begun
 target_link    a link that a download creates
+deletion       deletes entries that only the target has
 target_file    a file that a download writes
 =============  ==================================================================
 """

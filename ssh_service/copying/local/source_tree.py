@@ -1,9 +1,9 @@
-"""A local tree whose files are opened step by step, so that no link leads out of it."""
+"""A local tree whose entries are found step by step, so that no link leads out of it."""
 
 from __future__ import annotations
 
 import os
-from typing import Tuple
+from typing import Optional, Tuple
 
 from ssh_service.copying.failures import local_error
 from ssh_service.copying.local.descriptors import Descriptor
@@ -15,21 +15,31 @@ _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY
 
 class SourceTree:
     """
-    A local tree that is uploaded with its symbolic links kept.
+    A local tree that is uploaded with its symbolic links kept, or whose entries are deleted.
 
     Another user who may write into the tree could replace a folder by a link after it was listed,
-    so that the copy would read files elsewhere.  Therefore, nothing is opened by its path: each
-    folder is opened relative to its parent, and must not be a link.  The root is the folder that
-    the user's path leads to.
+    so that files elsewhere would be read or deleted.  Therefore, nothing is opened by its path:
+    each folder is opened relative to its parent, and must not be a link.  The root is the folder
+    that the user's path leads to.
+
+    Parameters
+    ----------
+    root : bytes
+        The path of the root.
+    fd : Optional[int]
+        The descriptor of the root, if it is open already.
     """
 
-    def __init__(self, root: bytes) -> None:
+    def __init__(self, root: bytes, fd: Optional[int] = None) -> None:
         self._root = Descriptor()
         self._prefix = root if root.endswith(b"/") else root + b"/"
         self._around = self._root  # the most recently used folder
         self._path = self._prefix[:-1]  # its path
         try:
-            self._root.open(root, _FOLDER_FLAGS)
+            if fd is None:
+                self._root.open(root, _FOLDER_FLAGS)
+            else:
+                self._root.open(b".", _FOLDER_FLAGS, dir_fd=fd)
         except OSError as error:
             raise local_error(error, root) from error
 

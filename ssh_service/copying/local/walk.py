@@ -17,6 +17,7 @@ from typing import (
 )
 
 from ssh_service.copying import temporary
+from ssh_service.copying.exclusions import Excludes
 from ssh_service.copying.failures import local_error, not_a_file_error, symlink_loop_error
 from ssh_service.copying.local.descriptors import Descriptor
 from ssh_service.copying.local.source_tree import SourceTree
@@ -24,7 +25,7 @@ from ssh_service.copying.paths import is_within
 from ssh_service.errors import SshTransferError
 from ssh_service.interruptions import is_interruption
 
-__all__ = ["Entry", "Excludes", "walk"]
+__all__ = ["Entry", "walk"]
 
 # The number of nested folders that are listed lazily, each of which holds descriptors.  Folders
 # inside these are listed completely when they are entered.
@@ -39,10 +40,6 @@ class Entry(NamedTuple):
     status: Optional[os.stat_result]  # the status of a folder; None for all others
     is_folder_end: bool = False  # whether the walk leaves the folder
     link: Optional[bytes] = None  # the target of a symbolic link that is kept
-
-
-# Returns whether an entry is left out, by its path in the tree and whether it is a folder.
-Excludes = Callable[[bytes, bool], bool]
 
 
 _ListedEntry = Union[Entry, SshTransferError]

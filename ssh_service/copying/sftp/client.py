@@ -159,6 +159,10 @@ class SftpClient(Inbox):
         # Bytes that other copies send on the same session do not count as progress.
         return self.activity, min(self.session.sent, self._last_byte)
 
+    def raise_if_late(self) -> None:
+        """Raise `TimeUp` if the deadline has passed."""
+        self._next_wait(None)
+
     def _next_wait(self, timeout: Optional[float]) -> Optional[float]:
         if self.deadline is None:
             return timeout

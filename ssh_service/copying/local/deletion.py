@@ -1,0 +1,163 @@
+"""
+Deletes what only the local target of a download has.
+
+Everything is opened relative to the open root, step by step, and no link is followed; so nothing
+outside the target is ever deleted, whatever another user exchanges in it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import Callable, Iterator, List, Tuple
+
+from ssh_service.copying.deletions import Deletions, Doomed
+from ssh_service.copying.failures import display_path, local_error
+from ssh_service.copying.local.source_tree import SourceTree
+from ssh_service.copying.local.target_folder import TargetFolder, parts_below
+from ssh_service.copying.ownership import owner_and_mode
+from ssh_service.copying.paths import is_within, join
+from ssh_service.copying.sftp.protocol import Attributes
+from ssh_service.errors import SshTransferError, transfer_error
+
+__all__ = ["check_deletion_target", "delete_doomed", "examine_target"]
+
+_Entry = Tuple[bytes, Attributes, Tuple[int, int]]
+
+
+def check_deletion_target(root: TargetFolder) -> None:
+    """
+    Refuse to delete in the root directory, and in a folder that contains the home directory.
+
+    Raises
+    ------
+    SshTransferError
+        The target is such a folder.
+    """
+    home = os.path.realpath(os.fsencode(os.path.expanduser("~")))
+    real = root.root or b"/"
+    if real == b"/" or is_within(home, real):
+        why = "this is the root directory" if real == b"/" else "the home directory lies in it"
+        text = f"Operation not permitted: delete=True is refused for this folder: {why}"
+        raise transfer_error(errno.EPERM, display_path(root.path), text, side="local")
+
+
+def examine_target(root: TargetFolder, deletions: Deletions, on_step: Callable[[], None]) -> None:
+    """
+    Decide about all entries of a target.
+
+    Parameters
+    ----------
+    root : TargetFolder
+        The open root.
+    deletions : Deletions
+        Makes the decisions.
+    on_step : Callable[[], None]
+        Called for each folder; if it raises, nothing is deleted.
+
+    Raises
+    ------
+    SshTransferError
+        A folder cannot be listed.
+    """
+    tree = SourceTree(root.path, root.fd)
+    try:
+        device = os.fstat(root.fd).st_dev
+        to_examine = [b""]
+        while to_examine:
+            on_step()
+            folder = to_examine.pop()
+            entries = _list(tree, root.path, folder)
+            to_examine += deletions.examine(folder, entries, device=device)
+        for link in deletions.links:
+            parts = parts_below(root.root or b"/", join(root.root or b"/", link))
+            if parts is not None:
+                deletions.protect(b"/".join(parts))
+    finally:
+        tree.close()
+
+
+def _list(tree: SourceTree, root: bytes, folder: bytes) -> List[_Entry]:
+    path = join(root, folder) if folder else root
+    try:
+        descriptor = tree.open_folder(path)
+        try:
+            return list(_entries(descriptor.fd))
+        finally:
+            descriptor.close()
+    except OSError as error:
+        raise local_error(error, path) from error
+
+
+def _entries(fd: int) -> Iterator[_Entry]:
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            name = os.fsencode(entry.name)
+            yield name, owner_and_mode(status), (status.st_dev, status.st_ino)
+
+
+def delete_doomed(
+    root: TargetFolder, doomed: List[Doomed], on_step: Callable[[], None]
+) -> List[SshTransferError]:
+    """
+    Delete entries of a target, and return the errors of those that cannot be deleted.
+
+    Parameters
+    ----------
+    root : TargetFolder
+        The open root.
+    doomed : List[Doomed]
+        The entries, each folder after its entries.
+    on_step : Callable[[], None]
+        Called for each entry; if it raises, the rest stays.
+    """
+    failures: List[SshTransferError] = []
+    tree = SourceTree(root.path, root.fd)
+    try:
+        _make_writable(tree, root.path, doomed)
+        for entry in doomed:
+            on_step()
+            path = join(root.path, entry.path)
+            try:
+                _delete(tree, path, entry)
+            except FileNotFoundError:
+                pass  # already gone
+            except OSError as error:
+                failures.append(local_error(error, path))
+    finally:
+        tree.close()
+    return failures
+
+
+def _make_writable(tree: SourceTree, root: bytes, doomed: List[Doomed]) -> None:
+    if not os.geteuid():
+        return
+    for entry in reversed(doomed):
+        mode = entry.attributes.mode or 0
+        if entry.is_folder and mode & stat.S_IRWXU != stat.S_IRWXU:
+            try:
+                descriptor = tree.open_folder(join(root, entry.path))
+                if _identity(os.fstat(descriptor.fd)) == entry.identity:
+                    os.fchmod(descriptor.fd, stat.S_IMODE(mode) | stat.S_IRWXU)
+                descriptor.close()
+            except OSError:
+                pass  # if this matters, the deletion fails
+
+
+def _delete(tree: SourceTree, path: bytes, entry: Doomed) -> None:
+    name, fd = tree.locate(path)
+    if _identity(os.stat(name, dir_fd=fd, follow_symlinks=False)) != entry.identity:
+        return  # exchanged since it was examined
+    if entry.is_folder:
+        os.rmdir(name, dir_fd=fd)
+    else:
+        os.unlink(name, dir_fd=fd)
+
+
+def _identity(status: os.stat_result) -> Tuple[int, int]:
+    return status.st_dev, status.st_ino

@@ -1,0 +1,260 @@
+"""
+Deletes what only the target of an upload has, on the server.
+
+SFTP works by path, so another user who can exchange a folder for a link could make us delete files
+elsewhere.  Therefore, a folder is only entered if no other user can change where its path leads.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import deque
+from typing import Callable, Deque, List, Tuple
+
+from ssh_service.copying.context import CopyContext
+from ssh_service.copying.deletions import Deletions, Doomed, SourceNames
+from ssh_service.copying.failures import Refused, display_path, empty_source_error
+from ssh_service.copying.local.walk import walk
+from ssh_service.copying.paths import basename, is_within, join
+from ssh_service.copying.replies import check_status, is_folder, parse_attributes, parse_names
+from ssh_service.copying.sftp import protocol
+from ssh_service.copying.sftp.protocol import Attributes, FolderEntry
+from ssh_service.copying.sftp.reply import Reply
+from ssh_service.copying.waiting import TaskEvent
+from ssh_service.errors import SshTransferError, transfer_error
+
+__all__ = ["RemoteDeletion"]
+
+# The maximum numbers of requests in flight, of parts of a listing that are requested at once, and
+# of entries of one target, as a server may list without end.
+_MAX_IN_FLIGHT = 500
+_READ_AHEAD = 3
+MAX_ENTRIES = 1_000_000
+
+
+class RemoteDeletion:
+    """
+    The deletion after one upload; it lists the source before the upload.
+
+    Parameters
+    ----------
+    context : CopyContext
+        The copy.
+    source : bytes
+        The local folder.
+    status : os.stat_result
+        Its status.
+
+    Raises
+    ------
+    SshTransferError
+        The source is empty, unless that is expected.
+    """
+
+    def __init__(self, context: CopyContext, source: bytes, status: os.stat_result) -> None:
+        self._context = context
+        self._remote = context.remote
+        self._source = source
+        self._names = SourceNames()
+        self._unlisted: List[SshTransferError] = []  # entries of the source
+        self._list_source(status)
+        if self._names.is_empty and context.options.delete is True and not self._unlisted:
+            raise empty_source_error(source, "local")
+        self._target = b""  # unless the target is new
+        self._root = b""  # its real path
+        self._pending: List[Tuple[bytes, bytes]] = []
+        self._active = 0
+        self._changed = TaskEvent(context.pipeline)
+        self._count = 0
+        self._failures: List[SshTransferError] = []
+
+    def _list_source(self, status: os.stat_result) -> None:
+        names, exclusions = self._names, self._context.exclusions
+        start = len(self._source.rstrip(b"/")) + 1
+        names.add_folder(b"")
+
+        def excludes(path: bytes, is_a_folder: bool) -> bool:
+            is_excluded = exclusions is not None and exclusions(path, is_a_folder)
+            if is_excluded:
+                names.add(path.rpartition(b"/")[0], basename(path), is_excluded=True)
+            return is_excluded
+
+        tree, on_failure = self._context.source_tree, self._unlisted.append
+        for entry in walk(self._source, status, tree, on_failure, excludes):
+            path = entry.path[start:]
+            names.add(path.rpartition(b"/")[0], entry.name, entry.link is not None)
+            if entry.status is not None:
+                names.add_folder(path)
+
+    async def check(self, target: bytes) -> None:
+        """
+        Refuse an existing target in which nothing may be deleted, before anything is copied.
+
+        Raises
+        ------
+        SshTransferError
+            The server does not report owners, other users can exchange the target, or it is our
+            home directory.
+        """
+        context, self._target = self._context, target
+        identity = await context.owner.identify(self._target)
+        way = await context.owner.resolve(self._target)
+        if identity.uid is None or way.path is None:
+            raise self._refusal("the server does not report who owns the files")
+        self._root = way.path
+        if not context.owner.is_stable(way):
+            raise self._refusal("other users can exchange this folder, or it belongs to another")
+        home = await self._remote.real_path(b".")
+        if way.path == b"/" and identity.uid == 0:
+            raise self._refusal("this is the root directory")
+        if is_within(home, way.path) and await self._remote.find(join(home, b".ssh")) is not None:
+            raise self._refusal("the home directory lies in it")
+
+    def _refusal(self, why: str) -> SshTransferError:
+        text = f"Operation not permitted: delete=True is refused for this folder: {why}"
+        return transfer_error(errno.EPERM, display_path(self._target), text, side="remote")
+
+    async def run(self) -> None:
+        """Delete what the source does not have, unless an entry could not be copied."""
+        if not self._target:
+            return  # new
+        if self._unlisted and not self._context.failures:
+            self._context.on_entry_failed(self._unlisted[0])
+        if self._context.failures:
+            self._context.log_that_nothing_is_deleted(self._target)
+            return
+        identity = await self._context.owner.identify(self._target)
+        excludes, uid = self._context.exclusions, identity.uid or 0
+        deletions = Deletions(self._names, excludes, uid, self._is_missing)
+        self._pending.append((b"", self._root))
+        await self._examine_all(deletions)
+        for link in deletions.links:
+            await self._protect(deletions, link)
+        for kept in deletions.kept:
+            path = join(self._target, kept.path)
+            self._context.on_kept(path, kept.is_folder, kept.reason)
+        doomed = deletions.doomed()
+        if self._context.options.dry_run:
+            for entry in doomed:
+                kind = "folder" if entry.is_folder else "file"
+                self._context.plan("delete", join(self._target, entry.path), kind)
+            return
+        await self._delete_all(doomed)
+        self._context.log_deleted(self._target, len(doomed) - len(self._failures))
+
+    def report_failures(self) -> None:
+        """Raise or record the errors of entries that could not be deleted."""
+        for failure in self._failures:
+            self._context.on_entry_failed(failure)
+
+    def _is_missing(self, path: bytes) -> bool:
+        # Created in the source since its names were listed: the copy may have copied it.
+        return not os.path.lexists(join(self._source, path))
+
+    # Examining.
+
+    async def _examine_all(self, deletions: Deletions) -> None:
+        while self._pending or self._active:
+            if self._pending:
+                self._active += 1
+                relative, path = self._pending.pop()
+                await self._context.folder_budget.start(self._examine(deletions, relative, path))
+            else:
+                self._changed = TaskEvent(self._context.pipeline)
+                await self._changed.wait()
+
+    async def _examine(self, deletions: Deletions, relative: bytes, path: bytes) -> None:
+        try:
+            asked = self._remote.ask_lstat(path)
+            entries = await self._list(path)
+            found = parse_attributes(await asked, path)
+            if not is_folder(found):
+                return  # replaced in the meantime
+            is_safe = self._context.owner.is_guarded(found)
+            for inner in deletions.examine(relative, entries, is_safe):
+                self._pending.append((inner, join(self._root, inner)))
+        except Refused as refused:
+            await self._fail(refused)
+        finally:
+            self._context.folder_budget.release()
+            self._active -= 1
+            self._changed.set()
+
+    async def _list(self, path: bytes) -> List[Tuple[bytes, Attributes, Tuple[int, int]]]:
+        handle = await self._remote.open_folder(path)
+        try:
+            return [(e.filename, e.attributes, (0, 0)) for e in await self._read(handle, path)]
+        finally:
+            self._remote.ask_close(handle)
+
+    async def _read(self, handle: bytes, path: bytes) -> List[FolderEntry]:
+        found: List[FolderEntry] = []
+        parts: Deque[Reply] = deque()
+        while True:
+            while len(parts) < _READ_AHEAD:
+                parts.append(self._remote.ask_read_folder(handle))
+            part = parse_names(await parts.popleft(), path)
+            if not part:
+                return found
+            found += part
+            self._count += len(part)
+            if self._count > MAX_ENTRIES:
+                text = f"more than {MAX_ENTRIES} entries in the target"
+                raise transfer_error(errno.E2BIG, display_path(path), text, side="remote")
+
+    async def _protect(self, deletions: Deletions, link: bytes) -> None:
+        """Keep what a link in the target leads to."""
+        try:
+            real = await self._remote.real_path(join(self._root, link))
+        except Refused:
+            return  # a dangling link
+        if is_within(real, self._root):
+            deletions.protect(real[len(self._root) :].strip(b"/"))
+
+    # Deleting.
+
+    async def _delete_all(self, doomed: List[Doomed]) -> None:
+        folders = [entry for entry in doomed if entry.is_folder]
+        for entry in folders:
+            if (entry.attributes.mode or 0) & stat.S_IRWXU != stat.S_IRWXU:
+                await self._make_writable(entry)
+        files = [entry for entry in doomed if not entry.is_folder]
+        await self._delete_each(files, self._remote.ask_remove)
+        # A server may handle requests concurrently: each level waits for the one below it.
+        depths = sorted({entry.path.count(b"/") for entry in folders}, reverse=True)
+        for depth in depths:
+            level = [entry for entry in folders if entry.path.count(b"/") == depth]
+            await self._delete_each(level, self._remote.ask_remove_folder)
+
+    async def _make_writable(self, entry: Doomed) -> None:
+        mode = stat.S_IMODE(entry.attributes.mode or 0) | stat.S_IRWXU
+        try:
+            await self._remote.set(join(self._root, entry.path), Attributes(mode=mode))
+        except Refused:
+            pass  # if this matters, the deletion fails
+
+    async def _delete_each(self, entries: List[Doomed], ask: Callable[[bytes], Reply]) -> None:
+        in_flight: Deque[Tuple[bytes, Reply]] = deque()
+        for entry in entries:
+            path = join(self._root, entry.path)
+            in_flight.append((path, ask(path)))
+            if len(in_flight) >= _MAX_IN_FLIGHT:
+                await self._check(*in_flight.popleft())
+        while in_flight:
+            await self._check(*in_flight.popleft())
+
+    async def _check(self, path: bytes, reply: Reply) -> None:
+        try:
+            check_status(await reply, path)
+        except Refused as refused:
+            await self._fail(refused)
+
+    async def _fail(self, refused: Refused) -> None:
+        if refused.code == protocol.NO_SUCH_FILE:
+            return  # already gone
+        error = await self._remote.to_os_error(refused)
+        if not isinstance(error, SshTransferError):
+            raise error from refused
+        self._failures.append(error)
