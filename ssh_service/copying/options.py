@@ -96,14 +96,17 @@ def check_path(name: str, value: Any) -> Union[str, bytes]:
     Raises
     ------
     SshConfigError
-        The value is not a str, bytes or `os.PathLike`.
+        The value is not a str, bytes or `os.PathLike`, or contains a NUL character.
     """
     try:
-        return os.fspath(value)  # type: ignore[no-any-return]
+        path: Union[str, bytes] = os.fspath(value)
     except TypeError:
         got = type(value).__name__
         text = f"{name}: expected one path, a str, bytes or os.PathLike, got {got}"
         raise SshConfigError(text) from None
+    if (0 if isinstance(path, bytes) else "\0") in path:
+        raise SshConfigError(f"{name}: expected a path without NUL characters, got {path!r}")
+    return path
 
 
 def seconds(name: str, value: Any) -> Optional[float]:

@@ -22,11 +22,12 @@ requests a permit from the scheduler before anything is sent.
 from __future__ import annotations
 
 from concurrent.futures import Executor
-from typing import Any, Dict, Iterable, Mapping, Optional, Union
+from typing import Any, Dict, Iterable, Mapping, Optional, Sequence, Union
 
 from ssh_service import _moved, params
 from ssh_service.commands import script as scripts
 from ssh_service.commands.script import Script, StrPath
+from ssh_service.commands.stdin import one_input
 from ssh_service.commands.sudo import SudoPassword, check_sudo, conceal_password, refuse_sudo
 from ssh_service.commands.working_directory import check_cwd
 from ssh_service.connections.cache import SshClientCache, check_cache
@@ -61,8 +62,9 @@ def __getattr__(name: str) -> Any:
 
 def run(
     hosts: Hosts,
-    script: Script,
+    script: Optional[Script] = None,
     *,
+    args: Optional[Sequence[StrPath]] = None,
     connect: Optional[Mapping[str, Any]] = None,
     parallel: int = PARALLEL,
     timeout: Optional[float] = None,
@@ -71,6 +73,8 @@ def run(
     cwd: Optional[StrPath] = None,
     sudo: Union[bool, str] = False,
     sudo_password: Optional[SudoPassword] = None,
+    stdin: Union[str, bytes] = b"",
+    input: Union[None, str, bytes] = None,
     max_output: Optional[int] = None,
     on_output: Optional[OnHostOutput] = None,
     executor: Optional[Executor] = None,
@@ -85,8 +89,11 @@ def run(
         The hosts, each as ``[user@]host[:port]`` or as a mapping of connect parameters (see
         `ssh_service.params.resolve`).  The next host is taken from the iterable only when it can
         start, so the iterable may be infinite.  `expand` expands ranges such as ``web[01-40]``.
-    script : Union[str, Iterable[str]]
+    script : Union[None, str, Iterable[str]]
         The script, or its lines, with or without line ends (Unix or Windows).
+    args : Optional[Sequence[Union[str, os.PathLike]]]
+        Instead of `script`: one command with its arguments, such as ``["echo", "a  b"]``.  They
+        are quoted for the shell.
     connect : Optional[Mapping[str, Any]]
         Connect parameters for every host, such as ``{"username": "root"}``; a host's own
         parameters take precedence.
@@ -109,6 +116,10 @@ def run(
     sudo_password : Union[None, str, bytes, Secret, Callable[[], str]]
         The password for sudo, or a function that returns it, called once for each host whose sudo
         asks.  None: sudo must need no password.
+    stdin : Union[str, bytes]
+        The script's standard input, the same for every host; text is encoded as UTF-8.
+    input : Union[None, str, bytes]
+        Another name for `stdin`, as in `subprocess.run`; only one of the two may be given.
     max_output : Optional[int]
         The maximum size of stdout and of stderr per host, in bytes each; a command that exceeds it
         is ended, and its result has an `SshOutputLimitError`.  None: no limit.
@@ -147,14 +158,16 @@ def run(
     """
     sudo_password = conceal_password(sudo_password)
     connect = params.conceal(_checked_connect(connect))
-    check_sudo(sudo, sudo_password)
+    check_sudo(sudo, sudo_password, args is not None and shell is not None)
     arguments: Dict[str, Any] = {
-        "text": scripts.join(script),
+        "text": scripts.join(scripts.one_script(script, args)),
         "env": dict(scripts.check_environment(env)),
         "shell": shell,
         "cwd": None if cwd is None else check_cwd(cwd),
         "sudo": sudo,
         "sudo_password": sudo_password,
+        "is_command": args is not None,
+        "stdin": _checked_input(stdin, input),
         "max_output": max_output,
     }
     task = FleetTask("run", arguments, dict(connect), _checked_seconds("timeout", timeout))
@@ -458,6 +471,15 @@ def download(
     arguments["folder_per_host"] = folder_per_host
     task = FleetTask("download", arguments, dict(connect), _checked_seconds("timeout", timeout))
     return _results(hosts, task, parallel, executor, cache, None, on_progress)
+
+
+def _checked_input(stdin: Union[str, bytes], given: Union[None, str, bytes]) -> bytes:
+    data = one_input(stdin, given)
+    if not isinstance(data, bytes):
+        raise SshConfigError(
+            "stdin: a file could be read only once, for one host; give its content"
+        )
+    return data
 
 
 def _copy_arguments(

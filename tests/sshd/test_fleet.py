@@ -62,6 +62,16 @@ def test_every_host_has_its_result(connect: Dict[str, Any]) -> None:
         assert (result.status, result.exit_status, result.error) == ("FAILED", 3, None)
 
 
+def test_every_host_gets_the_same_input_and_arguments_to_the_letter(
+    connect: Dict[str, Any], processes: ProcessPoolExecutor
+) -> None:
+    """In this process and in the workers of a pool."""
+    args = ["sh", "-c", 'printf "%s|" "$@"; cat', "sh", "a  b", "$HOME", "it's"]
+    for executor in (None, processes):
+        found = fleet.run(HOSTS, args=args, input="in\nput", connect=connect, executor=executor)
+        assert [result.stdout for result in found] == ["a  b|$HOME|it's|in\nput"] * len(HOSTS)
+
+
 def test_many_hosts_can_be_asked_in_a_callback(
     connect: Dict[str, Any], ssh_cache: SshClientCache
 ) -> None:

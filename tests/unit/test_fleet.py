@@ -20,7 +20,12 @@ from ssh_service.fleet.results import Runner
 from ssh_service.fleet.task import FleetTask
 from tests.common import PATIENCE, Outcome, eventually
 
-TASK = FleetTask("run", {"text": "true", "env": {}, "shell": None, "max_output": None}, {}, None)
+TASK = FleetTask(
+    "run",
+    {"text": "true", "env": {}, "shell": None, "stdin": b"", "max_output": None},
+    {},
+    None,
+)
 
 
 class ByHand(Runner):
@@ -177,6 +182,29 @@ def test_invalid_arguments_for_all_hosts_raise_at_once(
 def test_script_with_nul_raises_at_once() -> None:
     with pytest.raises(SshConfigError, match="NUL"):
         fleet.run(["a"], "a\0b")
+
+
+def test_script_that_is_missing_or_given_twice_raises_at_once() -> None:
+    """As for `run` at one destination."""
+    with pytest.raises(SshConfigError, match="script: missing; expected a text, lines, or args="):
+        fleet.run(["a"])
+    with pytest.raises(SshConfigError, match="script, args: give one of them"):
+        fleet.run(["a"], "true", args=["true"])
+    with pytest.raises(SshConfigError, match="stdin, input: give at most one"):
+        fleet.run(["a"], "true", stdin="1", input="2")
+    with pytest.raises(SshConfigError, match="stdin: a file could be read only once"), open(
+        __file__, "rb"
+    ) as file:
+        fleet.run(["a"], "true", stdin=file)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", ["a\0b", b"a\0b"])
+def test_path_with_nul_raises_at_once(path: Any) -> None:
+    expected = "remote_path: expected a path without NUL characters, got b?'a.x00b'"
+    with pytest.raises(SshConfigError, match=expected):
+        fleet.upload(["a"], __file__, path)
+    with pytest.raises(SshConfigError, match=expected):
+        fleet.download(["a"], path, "here")
 
 
 def test_callbacks_with_an_executor_are_an_error() -> None:
