@@ -11,7 +11,7 @@ import tempfile
 import time
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional
 
 from ssh_service import operations
 from ssh_service.cli.targets import check_parallel, connect_parameters
@@ -29,16 +29,12 @@ def run(
     count: int,
     parallel: int,
     mebibytes: int,
-    host_key: Optional[str],
-    keys: Tuple[str, ...],
-    config: Optional[str],
-    user: Optional[str],
-    port: Optional[int],
     as_json: bool,
+    **options: Any,
 ) -> int:
     """Measure a host, print the results, and return the exit status."""
     check_parallel(parallel, count, "commands")
-    common = connect_parameters(host_key, keys, config, user, port)
+    common = connect_parameters(options, [host])
     connect = connect_params(host, common)
     cache = SshClientCache()
     try:

@@ -49,7 +49,7 @@ def run(
         raise click.UsageError("nothing to forward: give -L, -R or -D")
     for spec in specs:
         _check(spec)
-    connect = connect_params(host, connect_parameters(**options))
+    connect = connect_params(host, connect_parameters(options, [host]))
     if verbose:
         level = logging.INFO if verbose == 1 else logging.DEBUG
         logging.basicConfig(level=level, format="%(name)s: %(message)s")

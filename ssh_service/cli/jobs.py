@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
-import os
 import re
 import sys
 import threading
@@ -14,9 +13,9 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequ
 import click
 
 from ssh_service import settings
+from ssh_service.cli.inputs import Command
 from ssh_service.cli.report import escape_control_characters
 from ssh_service.cli.targets import check_parallel, collect, connect_parameters
-from ssh_service.commands.script import check_environment
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import SshServiceError
 from ssh_service.fleet.hosts import connect_params
@@ -25,7 +24,6 @@ from ssh_service.jobs import Job, JobState, find_job, start_job
 from ssh_service.jobs.job import signal_name
 from ssh_service.jobs.record import Seen, check_id
 from ssh_service.jobs.starting import clean_jobs, find_or_finish_removal, look_at_all, new_id
-from ssh_service.user_files import expand_home
 
 __all__ = ["clean", "kill", "list_", "logs", "remove", "start", "status", "wait"]
 
@@ -42,30 +40,23 @@ _AGE = re.compile(r"(\d+[smhdw])+\Z", re.IGNORECASE)
 
 
 def start(
-    command: str,
+    command: Command,
     *,
     job_id: Optional[str],
     cwd: Optional[str],
-    shell: Optional[str],
-    variables: Sequence[str],
-    stdin: Optional[str],
     run_timeout: Optional[float],
     **options: Any,
 ) -> int:
     """Start a job on every host."""
     if job_id is not None:
         check_id(job_id, "--id")
-    env = check_environment(dict(map(_variable, variables)))
-    if stdin == "-" and "-" in options["files"]:
-        raise click.UsageError("--stdin -: the hosts are already read from standard input")
-    data = b"" if stdin is None else _read(stdin)
     timeout = options["timeout"]
     starting: Dict[str, str] = {}
 
     def work(host: str, connect: Dict[str, Any], cache: SshClientCache) -> Any:
         starting[host] = job_id or new_id()
         job = start_job(
-            connect, command, id=starting[host], env=env, cwd=cwd, shell=shell, stdin=data,
+            connect, command.text, **command.arguments(), id=starting[host], cwd=cwd,
             run_timeout=run_timeout, timeout=timeout, cache=cache,
         )  # fmt: skip
         del starting[host]
@@ -76,27 +67,6 @@ def start(
         return f"these jobs may have been started: {jobs}" if jobs else "no start was under way"
 
     return _run(work, _is_any, options, describe)
-
-
-def _variable(text: str) -> Tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if equals:
-        return name, value
-    if name not in os.environ:
-        raise click.UsageError(
-            f"--env {name}: there is no such variable here; give its value with {name}=VALUE"
-        )
-    return name, os.environ[name]
-
-
-def _read(name: str) -> bytes:
-    try:
-        if name == "-":
-            return sys.stdin.buffer.read()
-        with open(expand_home(name), "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise click.UsageError(f"--stdin {name}: {error.strerror or error}") from error
 
 
 def list_(**options: Any) -> int:
@@ -243,8 +213,7 @@ def _run(
     hosts = collect(options["hosts"], options["files"])
     check_parallel(options["parallel"], len(hosts), "hosts")
     options["several"] = len(hosts) > 1
-    names = ("host_key", "keys", "config", "user", "port")
-    common = connect_parameters(**{name: options[name] for name in names})
+    common = connect_parameters(options, hosts)
     cache, failed = SshClientCache(), []
     interrupted = threading.Event()  # errors caused by the interruption are not reported
 

@@ -9,6 +9,7 @@ import click
 from ssh_service.cli import completion
 
 __all__ = [
+    "COMMAND_OPTIONS",
     "CONNECTION_OPTIONS",
     "CONTEXT",
     "HOST_OPTIONS",
@@ -81,6 +82,14 @@ CONNECTION_OPTIONS: List[Decorator] = [
         help="The port to connect to, on hosts given without :PORT.",
     ),
     click.option(
+        "-J",
+        "--jump",
+        metavar="[USER@]HOST[:PORT]",
+        shell_complete=completion.hosts,
+        help="Connect through this jump host, or through several, joined by commas; 'none': not"
+        " even through that of ~/.ssh/config.",
+    ),
+    click.option(
         "--host-key",
         type=click.Choice(["strict", "accept-new", "off"]),
         help="Which host keys to trust: only known ones (strict), new ones too, which are then"
@@ -94,6 +103,11 @@ CONNECTION_OPTIONS: List[Decorator] = [
         metavar="FILE",
         type=click.Path(),
         help="A private key file; repeatable.  Default: the keys that ssh would use.",
+    ),
+    click.option(
+        "--ask-password",
+        is_flag=True,
+        help="Ask once for the password of the user on the hosts.",
     ),
     click.option(
         "-F",
@@ -122,6 +136,30 @@ _PARALLEL = click.option(
     metavar="N",
     help="How many hosts to work on at once.  (The port is -P.)",
 )
+# What a command gets on every host, besides its words.
+COMMAND_OPTIONS: List[Decorator] = [
+    click.option(
+        "--script",
+        metavar="FILE",
+        type=click.Path(),
+        help="Run this local script on every host; the words are its arguments.  Its first line"
+        " (#!) names its interpreter there, else it is /bin/sh.  - is standard input.",
+    ),
+    click.option(
+        "--stdin",
+        metavar="FILE",
+        type=click.Path(),
+        help="The standard input of the command, the same on every host; - is that of this"
+        " program.  Default: empty.",
+    ),
+    click.option(
+        "--env",
+        multiple=True,
+        metavar="NAME[=VALUE]",
+        help="An environment variable for the command; repeatable.  Without =VALUE, it has its"
+        " value of here, which no process list shows.",
+    ),
+]
 VERBOSE_OPTION = click.option(
     "-v", "--verbose", count=True, help="Log more to standard error; -vv: still more."
 )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import click
 
+from ssh_service.cli.asking import ask_secret
 from ssh_service.errors import SshConfigError
-from ssh_service.fleet.hosts import expand, unique
+from ssh_service.fleet.hosts import expand, parse, unique
 from ssh_service.user_files import expand_home
 
 __all__ = ["check_parallel", "collect", "connect_parameters"]
@@ -87,20 +88,19 @@ def check_parallel(parallel: int, count: int, what: str) -> None:
 
 
 def connect_parameters(
-    host_key: Optional[str],
-    keys: Tuple[str, ...],
-    config: Optional[str],
-    user: Optional[str],
-    port: Optional[int],
+    options: Mapping[str, Any], hosts: Sequence[str], *, ask: bool = True
 ) -> Dict[str, Any]:
     """
-    Return the connect parameters for the options.
+    Return the connect parameters for the options of a connection.
+
+    `hosts` is for the prompt of ``--ask-password``; unless `ask`, nothing is asked.
 
     Raises
     ------
     click.UsageError
-        A file does not exist.
+        A file does not exist, a jump host is invalid, or there is no terminal to ask on.
     """
+    host_key, keys, config = options["host_key"], options["keys"], options["config"]
     found: Dict[str, Any] = {}
     if host_key == "off":
         found.update(known_hosts=None, host_key_policy="off")
@@ -111,10 +111,9 @@ def connect_parameters(
             raise click.UsageError(f"--key {key}: no such file")
     if keys:
         found["client_keys"] = [expand_home(key) for key in keys]
-    if user is not None:
-        found["username"] = user
-    if port is not None:
-        found["port"] = port
+    for option, name in (("user", "username"), ("port", "port")):
+        if options[option] is not None:
+            found[name] = options[option]
     if config == "none":
         found["config"] = None
     elif config:
@@ -122,4 +121,25 @@ def connect_parameters(
         if not os.path.exists(path) or os.path.isdir(path):
             raise click.UsageError(f"--config {config}: no such file")
         found["config"] = [config]
+    if options["jump"] is not None:
+        found["tunnel"] = _jump_hosts(options["jump"])
+    if options["ask_password"] and ask:
+        whose = _whom(options["user"], hosts)
+        found["password"] = ask_secret("--ask-password", f"Password for {whose}: ")
     return found
+
+
+def _jump_hosts(text: str) -> str:
+    for host in text.split(","):
+        try:
+            parse(host)
+        except SshConfigError as error:
+            raise click.UsageError(f"--jump: {error}") from error
+    return text
+
+
+def _whom(user: Optional[str], hosts: Sequence[str]) -> str:
+    if len(hosts) > 1:
+        return f"{len(hosts)} hosts"
+    (host,) = hosts
+    return f"{user}@{host}" if user is not None and "@" not in host else host

@@ -15,6 +15,7 @@ import click
 from ssh_service import fleet, params
 from ssh_service.cli.files import OutputFiles
 from ssh_service.cli.hosts_run import HostsRun
+from ssh_service.cli.inputs import Command
 from ssh_service.cli.report import Reporter
 from ssh_service.cli.targets import check_parallel, collect, connect_parameters
 from ssh_service.errors import SshConfigError
@@ -29,7 +30,7 @@ _MAX_OUTPUT = 64 * 1024 * 1024
 
 
 def run(
-    command: str,
+    command: Command,
     output_dir: Optional[str],
     *,
     hosts: Tuple[str, ...],
@@ -43,9 +44,9 @@ def run(
     """Run a command on every host, and return the exit status."""
     chosen = collect(hosts, files, ", before the command")
     check_parallel(parallel, len(chosen), "hosts")
-    connect = _connect_params(options)
+    connect = _connect_params(options, chosen)
     if options["dry_run"]:
-        return _dry_run(chosen, connect, f"run: {command}", as_json)
+        return _dry_run(chosen, connect, f"run: {command.description}", as_json)
     output_files = OutputFiles(output_dir, chosen) if output_dir else None
 
     def start(reporter: Callable[[], Reporter]) -> Results:
@@ -57,7 +58,8 @@ def run(
 
         return fleet.run(
             chosen,
-            command,
+            command.text,
+            **command.arguments(),
             connect=connect,
             parallel=parallel,
             timeout=timeout,
@@ -112,7 +114,7 @@ def copy(
     several = len(chosen) > 1
     if direction == "download" and several and os.path.exists(local) and not os.path.isdir(local):
         raise click.UsageError(f"{local!r} is not a folder, which several hosts need")
-    connect = _connect_params(options)
+    connect = _connect_params(options, chosen)
     patterns = (*exclude, *(line for path in exclude_from for line in _read_patterns(path)))
 
     def start(reporter: Callable[[], Reporter]) -> Results:
@@ -176,15 +178,14 @@ def _make_folder(path: str) -> None:
         raise click.UsageError(f"{path}: cannot create the folder: {error.strerror}") from error
 
 
-def _connect_params(options: Any) -> Any:
+def _connect_params(options: Any, hosts: List[str]) -> Any:
     if options["verbose"]:
         level = logging.INFO if options["verbose"] == 1 else logging.DEBUG
         logging.basicConfig(level=level, format="%(name)s: %(message)s")
         logging.getLogger("paramiko").setLevel(logging.WARNING)
         if options["verbose"] == 1:  # the host's own line contains the reason
             logging.getLogger("ssh_service.connections.dials").setLevel(logging.WARNING)
-    names = ("host_key", "keys", "config", "user", "port")
-    return connect_parameters(**{name: options[name] for name in names})
+    return connect_parameters(options, hosts, ask=not options.get("dry_run"))
 
 
 def _dry_run(hosts: List[str], connect: Any, what: str, as_json: bool) -> int:

@@ -10,7 +10,6 @@ import shlex
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,47 +24,26 @@ from ssh_service.cli import files  # noqa: E402
 from ssh_service.testing.local_sshd import Sshd  # noqa: E402
 from tests.common import PATIENCE, eventually, is_running, require_part  # noqa: E402
 from tests.keys import generated, public_line  # noqa: E402
+from tests.sshd.web_hosts import ADDRESSES, argv, write_config  # noqa: E402
 from tests.unit.command_line import in_process  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
-HOSTS = [f"127.0.0.{number}" for number in range(1, 5)]
 NO_SPACE = "cannot write the output: No space left on device"
 Done = "subprocess.CompletedProcess[str]"
 
 
 @pytest.fixture
 def server(sshd_factory: Callable[..., Sshd]) -> Sshd:
-    return sshd_factory({"ListenAddress": HOSTS})
+    return sshd_factory({"ListenAddress": ADDRESSES})
 
 
 @pytest.fixture
 def config(server: Sshd, tmp_path: Path) -> Path:
     """Return an ssh_config in which web1 to web4 are the server's addresses."""
-    text = f"""
-        Host web*
-            Port {server.port}
-            User {server.username}
-            IdentityFile {server.client_key}
-            IdentitiesOnly yes
-            IdentityAgent none
-            HostKeyAlias [127.0.0.1]:{server.port}
-            UserKnownHostsFile {server.known_hosts}
-            GlobalKnownHostsFile /dev/null
-    """
-    for number, address in enumerate(HOSTS, 1):
-        text += f"Host web{number}\n HostName {address}\n"
-    text += "Host web1??\n HostName 127.0.0.1\n"
-    text += f"Host dead\n HostName 127.0.0.99\n Port {server.port}\n"
-    path = tmp_path / "config"
-    path.write_text(text)
-    return path
+    return write_config(server, tmp_path / "config")
 
 
 Run = Callable[..., Any]
-
-
-def argv(config: Path, command: str, *arguments: str) -> List[str]:
-    return [sys.executable, "-m", "ssh_service", command, "-F", str(config), *arguments]
 
 
 @pytest.fixture

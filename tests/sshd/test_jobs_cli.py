@@ -128,7 +128,7 @@ def test_job_of_many_hosts_is_killed_and_cleaned(job: Job) -> None:
         (("start", "--env", "A B=1", "--", "true"), "environment variable 'A B'"),
         (("start", "--env", "NO_SUCH", "--", "true"), "give its value with NO_SUCH=VALUE"),
         (("start", "--stdin", "/no/such", "--", "true"), "--stdin /no/such: No such file"),
-        (("start", "--stdin", "-", "-f", "-", "--", "true"), "hosts are already read from"),
+        (("start", "--stdin", "-", "-f", "-", "--", "true"), "read only once: -f - and --stdin -"),
         (("clean", "--older", "soon"), "--older: expected a time with its unit, such as 7d"),
         (("clean", "--older", "7"), "--older: expected a time with its unit, such as 7d"),
         (("kill", "-s", "0", "x"), "signal: expected a name such as TERM, or a number"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Tuple
+from typing import Any, Optional, Tuple
 
 import click
 
 from ssh_service.cli.options import (
+    COMMAND_OPTIONS,
     CONTEXT,
     JOB_LOGS_OPTIONS,
     JOB_OPTIONS,
@@ -14,6 +15,7 @@ from ssh_service.cli.options import (
     Seconds,
     add_options,
 )
+from ssh_service.cli.subcommands.command_line import CommandLine
 
 __all__ = ["job_commands"]
 
@@ -39,41 +41,28 @@ def job_commands(context: click.Context) -> int:
 _JOB_IDS = click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
 
 
-@job_commands.command("start", context_settings=RUN_CONTEXT)
-@add_options(JOB_OPTIONS)
+@job_commands.command("start", cls=CommandLine, context_settings=RUN_CONTEXT)
+@add_options(JOB_OPTIONS + COMMAND_OPTIONS)
 @click.option("--id", "job_id", metavar="ID", help="The job's name; default: a random one.")
 @click.option("--cwd", metavar="DIR", help="The folder to run in; default: the home directory.")
 @click.option("--shell", metavar="PATH", help="The shell; default: the login shell.")
-@click.option(
-    "--env",
-    "variables",
-    multiple=True,
-    metavar="NAME[=VALUE]",
-    help="An environment variable; repeatable.  NAME alone takes the value that it has here, which"
-    " shows it in no list of processes.",
-)
-@click.option(
-    "--stdin",
-    metavar="FILE",
-    type=click.Path(),
-    help="What the command reads; default: nothing.  - is standard input.",
-)
 @click.option(
     "--run-timeout",
     type=Seconds(),
     metavar="SECONDS",
     help="The time limit of the job, which its host enforces.",
 )
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def job_start_command(command: Tuple[str, ...], **options: Any) -> int:
+@click.argument("command", metavar="COMMAND...", nargs=-1, type=click.UNPROCESSED)
+def job_start_command(command: Tuple[str, ...], shell: Optional[str], **options: Any) -> int:
     """
     Start a command as a job on every host, once for an id.
 
-    The words of COMMAND are joined by spaces and run by the user's login shell on the host.
+    The words of COMMAND are joined by spaces and run by the user's login shell on the host.  With
+    --script, they are the arguments of a script.
     """
-    from ssh_service.cli import jobs
+    from ssh_service.cli import inputs, jobs
 
-    return jobs.start(" ".join(command), **options)
+    return jobs.start(inputs.command_of(command, options, shell=shell), **options)
 
 
 @job_commands.command("list", context_settings=CONTEXT)
