@@ -34,6 +34,7 @@ from ssh_service.connections.cache import SshClientCache, check_cache
 from ssh_service.copying import Options, Patterns, check_path
 from ssh_service.errors import SshConfigError
 from ssh_service.fleet.executor_runners import runner_for
+from ssh_service.fleet.folding import fold
 from ssh_service.fleet.hosts import Destination, expand, parse
 from ssh_service.fleet.local_runner import LocalRunner, OnHostOutput, OnHostProgress
 from ssh_service.fleet.result import HostResult, SshWorkerLost
@@ -47,6 +48,7 @@ __all__ = [
     "SshWorkerLost",
     "download",
     "expand",
+    "fold",
     "parse",
     "run",
     "upload",

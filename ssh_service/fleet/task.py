@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import tempfile
@@ -16,7 +17,7 @@ from ssh_service.commands.result import CommandFuture
 from ssh_service.commands.sudo import check_sudo, conceal_password
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.copying import CopyPlan, ProgressCallback
-from ssh_service.errors import SshCommandCancelled
+from ssh_service.errors import SshCommandCancelled, SshSessionRefused
 from ssh_service.fleet import hosts
 from ssh_service.fleet.result import HostResult, SshWorkerLost, completed, failed
 from ssh_service.transport import SshChannel
@@ -240,8 +241,10 @@ class ResultBuilder:
         """Return the result of a command whose future is done."""
         try:
             process = future.result()
+        except SshSessionRefused as error:  # so the script was not sent
+            return dataclasses.replace(self.failed(error), sent=False)
         except Exception as error:
-            return failed(self.host, error, self.seconds)
+            return self.failed(error)
         return completed(self.host, process, self.seconds)
 
     def failed(self, error: BaseException) -> HostResult:
