@@ -1,0 +1,37 @@
+"""The subcommand ``shell``."""
+
+from __future__ import annotations
+
+from typing import Any, Tuple
+
+import click
+
+from ssh_service.cli import completion
+from ssh_service.cli.options import CONNECTION_OPTIONS, RUN_CONTEXT, add_options
+
+__all__ = ["shell_command"]
+
+
+@click.command("shell", context_settings=RUN_CONTEXT)
+@add_options(CONNECTION_OPTIONS)
+@click.argument("host", metavar="[USER@]HOST[:PORT]", shell_complete=completion.hosts)
+@click.argument("command", metavar="[COMMAND...]", nargs=-1, type=click.UNPROCESSED)
+def shell_command(host: str, command: Tuple[str, ...], **options: Any) -> int:
+    """
+    Open a shell on a host, or run a command in a terminal there.
+
+    All keys go to the host, Ctrl-C included; '~.' at the beginning of a line closes the
+    connection.  If standard input is not a terminal, there is none on the host, either, and the
+    input is passed on.
+
+    \b
+    ssh-service shell web01
+    ssh-service shell -J bastion admin@db:2222 htop
+    echo uptime | ssh-service shell web01
+
+    Exit status: that of the shell or the command, 128 + N if signal N ended it, 255 if the
+    connection failed or was lost, 2 wrong usage.
+    """  # noqa: D301
+    from ssh_service.cli import shell
+
+    return shell.run(host, command, **options)
