@@ -1,4 +1,4 @@
-"""The subcommands ``demo``, ``bench`` and ``completion``."""
+"""The subcommands ``demo``, ``bench``, ``completion`` and ``man``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from ssh_service.cli import completion
 from ssh_service.cli.options import CONNECTION_OPTIONS, CONTEXT, Count, add_options
 
-__all__ = ["bench_command", "completion_command", "demo_command"]
+__all__ = ["bench_command", "completion_command", "demo_command", "man_command"]
 
 
 @click.command(
@@ -71,9 +71,28 @@ def completion_command(shell: str) -> None:
     """
     Print a script for shell completion.
 
+    Hosts are completed from ssh_config, known_hosts, and the files given with -f.
+
     \b
     bash: eval "$(ssh-service completion bash)"        in ~/.bashrc
     zsh:  eval "$(ssh-service completion zsh)"         in ~/.zshrc, after `compinit`
     fish: ssh-service completion fish | source         in ~/.config/fish/config.fish
     """  # noqa: D301
     click.echo(completion.script(click.get_current_context().find_root().command, shell))
+
+
+@click.command("man", context_settings=CONTEXT)
+def man_command() -> None:
+    """
+    Print the manual page.
+
+    \b
+    ssh-service man | man -l -
+    ssh-service man > ~/.local/share/man/man1/ssh-service.1     then: man ssh-service
+    """  # noqa: D301
+    import ssh_service
+    from ssh_service.cli.man import manual_page
+
+    root = click.get_current_context().find_root()
+    page = manual_page(root.command, root.info_name or "", ssh_service.__version__)
+    click.echo(page, nl=False)
