@@ -25,8 +25,11 @@ Commands:
   download    Copy a file or folder from every host.
   job         Run commands that outlive the connection and this program.
   forward     Forward ports and Unix sockets over a host, until Ctrl-C.
+  shell       Open a shell on a host, or run a command in a terminal there.
+  hosts       Print what ranges, files and aliases stand for, without connecting.
   bench       Measure a host.
   completion  Print a script for shell completion.
+  man         Print the manual page.
   demo        Watch the library work, without a server.
 
 The commands and their options need click and rich.

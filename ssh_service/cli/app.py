@@ -12,8 +12,9 @@ import click
 from ssh_service.cli import completion
 from ssh_service.cli.options import CONTEXT
 from ssh_service.cli.output import flush_or_drop
-from ssh_service.cli.subcommands import copies, forward, job, others
+from ssh_service.cli.subcommands import copies, forward, hosts, job, others
 from ssh_service.cli.subcommands import run as run_
+from ssh_service.cli.subcommands import shell
 
 __all__ = ["commands", "run"]
 
@@ -49,6 +50,8 @@ def _run(arguments: List[str]) -> int:
             commands.get_help(click.Context(commands, info_name=_PROGRAM, **CONTEXT)), err=True
         )
         return 2
+    if _COMPLETE in os.environ:
+        completion.prepare()
     try:
         status = commands.main(arguments, prog_name=_PROGRAM, standalone_mode=False)
     except click.UsageError as error:
@@ -104,6 +107,7 @@ def commands() -> None:
     ssh-service run -H 'web[01-40]' --timeout 30 --json -- systemctl is-active nginx
     ssh-service upload -f hosts.txt site.conf /etc/nginx/conf.d/
     ssh-service download -H 'web[01-40]' /var/log/nginx/error.log logs/
+    ssh-service shell web01
     ssh-service forward -L 5432:db.internal:5432 bastion
     ssh-service job start -H 'web[01-40]' --id night-7 -- ./benchmark --hours 5
 
@@ -121,8 +125,11 @@ for _command in (
     copies.upload_command,
     copies.download_command,
     forward.forward_command,
+    shell.shell_command,
+    hosts.hosts_command,
     others.demo_command,
     others.bench_command,
     others.completion_command,
+    others.man_command,
 ):
     commands.add_command(_command)

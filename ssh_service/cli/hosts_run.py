@@ -13,6 +13,8 @@ import time
 from typing import Any, Callable, List, Optional, Tuple
 
 from ssh_service.cli.files import OutputFiles
+from ssh_service.cli.groups import Groups, folded
+from ssh_service.cli.rates import Copied
 from ssh_service.cli.report import JsonLines, Lines, Reporter, summary_line
 from ssh_service.errors import SshHostKeyError, SshServiceError
 from ssh_service.fleet import HostResult, Results
@@ -24,6 +26,8 @@ __all__ = ["HostsRun"]
 _POLL_INTERVAL = 0.1
 # Seconds to wait for the hosts after the run was cancelled.
 _CANCEL_TIMEOUT = 6.0
+# The maximum seconds between two attempts; the first interval is one second.
+_MAX_RETRY_INTERVAL = 30.0
 # The maximum number of failed hosts that the last line names.
 _MAX_NAMED = 20
 
@@ -34,14 +38,19 @@ class HostsRun:
     def __init__(
         self,
         hosts: List[str],
-        start: Callable[[Callable[[], Reporter]], Results],
+        start: Callable[[List[str], Callable[[], Reporter]], Results],
         as_json: bool,
         options: Any,
-        output_files: Optional[OutputFiles],
+        output_files: Optional[OutputFiles] = None,
+        groups: Optional[Groups] = None,
+        copied: Optional[Copied] = None,
     ) -> None:
-        self._hosts, self._start = hosts, start
-        self._as_json, self._output_files = as_json, output_files
+        self._hosts, self._start, self._copied = hosts, start, copied
+        self._as_json, self._output_files, self._groups = as_json, output_files, groups
         self._fail_fast, self._verbose = options["fail_fast"], bool(options["verbose"])
+        self._retries = options["retries"]
+        self._round = 0  # the number of retries so far
+        self._unsent: List[HostResult] = []  # of this round, to be tried again
         self._results: Optional[Results] = None
         self._signal = 0
         self._failed: List[str] = []  # the names of hosts
@@ -51,6 +60,9 @@ class HostsRun:
         self._stop_reason = ""  # the reason to end early
         self._deadline: Optional[float] = None
         self._replaced_in_plans: Optional[Tuple[str, str]] = None
+        self._is_interactive = (
+            sys.stderr.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        )
 
     def replace_in_plans(self, folder: str, by: str) -> None:
         """Show plans for a folder as if it were another one."""
@@ -63,10 +75,10 @@ class HostsRun:
         try:
             with self._make_reporter() as reporter:
                 self._reporter = reporter
-                self._results = self._start(lambda: self._reporter)
-                self._handle_all(self._results, reporter)
-                self._results.close()
-                self._print_summary(reporter)
+                self._run_rounds(reporter)
+            if self._groups is not None:
+                self._groups.show(reporter)
+            self._print_summary(reporter)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -80,14 +92,47 @@ class HostsRun:
     def _make_reporter(self) -> Reporter:
         if self._as_json:
             return JsonLines()
-        if sys.stderr.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+        quiet = self._groups is not None
+        if self._is_interactive:
             from ssh_service.cli.live import LiveTable
 
-            return LiveTable(self._hosts, self._count_begun, self._verbose)
-        return Lines(self._verbose)
+            return LiveTable(self._hosts, self._count_begun, self._verbose, quiet)
+        return Lines(self._verbose, quiet)
 
     def _count_begun(self) -> int:
+        if self._round:
+            return len(self._hosts)
         return self._results.begun if self._results else 0
+
+    def _run_rounds(self, reporter: Reporter) -> None:
+        hosts = self._hosts
+        while True:
+            self._results = self._start(hosts, lambda: self._reporter)
+            self._handle_all(hosts, self._results, reporter)
+            self._results.close()
+            unsent, self._unsent = self._unsent, []
+            if not unsent:
+                return
+            hosts = [result.host for result in unsent]
+            if self._stop_reason or not self._wait_to_retry(hosts, self._results, reporter):
+                self._round = self._retries  # these results are the last
+                for result in unsent:
+                    self._handle_result(result, reporter)
+                return
+
+    def _wait_to_retry(self, hosts: List[str], results: Results, reporter: Reporter) -> bool:
+        """Wait until the next attempt; return False if there is to be none."""
+        seconds = min(_MAX_RETRY_INTERVAL, 2.0**self._round)
+        self._round += 1
+        reporter.note(
+            f"nothing was sent to {folded(hosts)}; trying again in {seconds:g} s"
+            f" ({self._round} of {self._retries})"
+        )
+        deadline = time.monotonic() + seconds
+        while not self._stop_reason and time.monotonic() < deadline:
+            time.sleep(_POLL_INTERVAL)
+            self._stop_if_needed(results, reporter)
+        return not self._stop_reason
 
     def _on_signal(self, number: int, _: Any) -> None:
         if self._signal:  # the second signal ends the program immediately
@@ -103,7 +148,7 @@ class HostsRun:
             # it is read.
             threading.Thread(target=self._results.cancel, daemon=True).start()
 
-    def _handle_all(self, results: Results, reporter: Reporter) -> None:
+    def _handle_all(self, hosts: List[str], results: Results, reporter: Reporter) -> None:
         while self._deadline is None or time.monotonic() < self._deadline:
             self._stop_if_needed(results, reporter)
             try:
@@ -114,7 +159,7 @@ class HostsRun:
                 break
             self._stop_if_needed(results, reporter)  # first, so that the reason is printed first
             self._handle_result(result, reporter)
-        for host in self._hosts[results.begun :]:
+        for host in hosts[results.begun :]:
             error = SshServiceError(
                 f"{host}: not started: {self._stop_reason or 'the run was ended'}"
             )
@@ -142,6 +187,11 @@ class HostsRun:
             self._deadline = time.monotonic() + _CANCEL_TIMEOUT
 
     def _handle_result(self, result: HostResult, reporter: Reporter) -> None:
+        if self._is_worth_another_try(result):
+            self._unsent.append(result)
+            return
+        if self._groups is not None:
+            self._groups.add(result)
         if self._output_files is not None:
             result = self._write_files(result, self._output_files)
         if self._replaced_in_plans is not None and result.plan is not None:
@@ -153,6 +203,15 @@ class HostsRun:
         error = result.error
         self._unknown_host_keys += isinstance(error, SshHostKeyError) and error.expected is None
         reporter.on_result(result)
+
+    def _is_worth_another_try(self, result: HostResult) -> bool:
+        return (
+            self._round < self._retries
+            and not self._stop_reason
+            and result.sent is False
+            and isinstance(result.error, SshServiceError)
+            and result.error.retryable
+        )
 
     def _write_files(self, result: HostResult, output_files: OutputFiles) -> HostResult:
         try:
@@ -172,7 +231,12 @@ class HostsRun:
     def _print_summary(self, reporter: Reporter) -> None:
         if self._unknown_host_keys and self._hint_at_accept_new:
             reporter.note("--host-key accept-new trusts and records the keys of new hosts")
-        if len(self._hosts) > 1 and (not self._as_json or self._verbose):
+        if self._as_json and not self._verbose:
+            return
+        several = len(self._hosts) > 1
+        if self._copied is not None and (several or self._is_interactive):
+            reporter.note(f"copied {self._copied}")
+        if several:
             reporter.note(self._summary())
 
     def _summary(self) -> str:

@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ssh_service.cli.rates import Rate, size_in_words
 from ssh_service.cli.report import Lines, escape_control_characters, summary_line
 from ssh_service.copying import Progress
 from ssh_service.fleet import HostResult
@@ -26,13 +27,20 @@ _MAX_ROWS = 12
 class LiveTable(Lines):
     """Writes lines as they arrive, above a table of the hosts in progress."""
 
-    def __init__(self, hosts: List[str], begun: Callable[[], int], verbose: bool = False) -> None:
-        super().__init__(verbose)
+    def __init__(
+        self,
+        hosts: List[str],
+        begun: Callable[[], int],
+        verbose: bool = False,
+        quiet: bool = False,
+    ) -> None:
+        super().__init__(verbose, quiet)
         self._hosts, self._begun = hosts, begun
         self._began = time.monotonic()
         self._done: Dict[str, bool] = {}
         self._last: Dict[str, Any] = {}  # a host's last line or progress
         self._since: Dict[str, float] = {}
+        self._rates: Dict[str, Rate] = {}
         self._console = Console(
             stderr=True,
             highlight=False,
@@ -63,6 +71,7 @@ class LiveTable(Lines):
 
     def on_progress(self, host: str, progress: Progress) -> None:
         """Show the progress in the table."""
+        self._rates.setdefault(host, Rate()).add(progress.bytes_done)
         self._last[host] = progress
 
     def lines(self, host: str, stream: str, lines: List[bytes]) -> None:
@@ -81,6 +90,7 @@ class LiveTable(Lines):
         super().on_result(result)
         self._done[result.host] = result.ok
         self._last.pop(result.host, None)
+        self._rates.pop(result.host, None)
 
     def print_result(self, result: HostResult) -> None:
         """Write the result of a host above the table."""
@@ -119,24 +129,27 @@ class LiveTable(Lines):
     def _state(self, host: str) -> Any:
         last: Optional[Any] = self._last.get(host)
         if isinstance(last, Progress):
-            return _bar(last)
+            return _bar(last, self._rates[host].rate())
         width = max(10, self._console.width - 40)
         return Text((last or "")[:width], "dim", no_wrap=True, overflow="ellipsis")
 
 
-def _bar(progress: Progress) -> Any:
+def _bar(progress: Progress, rate: Optional[float]) -> Any:
     row = Table.grid(padding=(0, 2))
-    total = progress.bytes_total
-    row.add_row(
-        ProgressBar(total=total, completed=progress.bytes_done, width=30),
-        f"{_size(progress.bytes_done)}" + ("" if total is None else f" of {_size(total)}"),
-    )
+    done, total = progress.bytes_done, progress.bytes_total
+    cells: List[Any] = [
+        ProgressBar(total=total, completed=done, width=30),
+        size_in_words(done) + ("" if total is None else f" of {size_in_words(total)}"),
+    ]
+    if rate:
+        cells.append(f"{size_in_words(rate)}/s")
+        if total is not None:
+            cells.append(f"{_clock((total - done) / rate)} left")
+    row.add_row(*cells)
     return row
 
 
-def _size(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

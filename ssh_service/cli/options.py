@@ -12,9 +12,11 @@ __all__ = [
     "COMMAND_OPTIONS",
     "CONNECTION_OPTIONS",
     "CONTEXT",
+    "HOSTS_FILE_OPTION",
     "HOST_OPTIONS",
     "JOB_LOGS_OPTIONS",
     "JOB_OPTIONS",
+    "ROUTE_OPTIONS",
     "RUN_CONTEXT",
     "TARGET_OPTIONS",
     "VERBOSE_OPTION",
@@ -67,7 +69,8 @@ class Count(click.IntRange):
             self.fail(f"expected a whole number, {end}, got {value!r}", param, ctx)
 
 
-CONNECTION_OPTIONS: List[Decorator] = [
+# What a host is resolved to.
+ROUTE_OPTIONS: List[Decorator] = [
     click.option(
         "-l",
         "--user",
@@ -90,11 +93,16 @@ CONNECTION_OPTIONS: List[Decorator] = [
         " even through that of ~/.ssh/config.",
     ),
     click.option(
-        "--host-key",
-        type=click.Choice(["strict", "accept-new", "off"]),
-        help="Which host keys to trust: only known ones (strict), new ones too, which are then"
-        " recorded (accept-new), or any (off).  Default: what ~/.ssh/config says, else strict.",
+        "-F",
+        "--config",
+        metavar="FILE",
+        type=click.Path(),
+        help="An ssh_config file to read instead of the usual ones; 'none' reads no file.",
     ),
+]
+# How to connect to it, besides.
+CONNECTION_OPTIONS: List[Decorator] = [
+    *ROUTE_OPTIONS,
     click.option(
         "-i",
         "--key",
@@ -110,11 +118,10 @@ CONNECTION_OPTIONS: List[Decorator] = [
         help="Ask once for the password of the user on the hosts.",
     ),
     click.option(
-        "-F",
-        "--config",
-        metavar="FILE",
-        type=click.Path(),
-        help="An ssh_config file to read instead of the usual ones; 'none' reads no file.",
+        "--host-key",
+        type=click.Choice(["strict", "accept-new", "off"]),
+        help="Which host keys to trust: only known ones (strict), new ones too, which are then"
+        " recorded (accept-new), or any (off).  Default: what ~/.ssh/config says, else strict.",
     ),
 ]
 _HOST = click.option(
@@ -188,7 +195,8 @@ def _timeout(text: str) -> Decorator:
 
 
 # Which hosts, and how many at once.
-TARGET_OPTIONS: List[Decorator] = [_HOST, _hosts_file("-f", "--hosts-file"), _PARALLEL]
+HOSTS_FILE_OPTION = _hosts_file("-f", "--hosts-file")
+TARGET_OPTIONS: List[Decorator] = [_HOST, HOSTS_FILE_OPTION, _PARALLEL]
 HOST_OPTIONS: List[Decorator] = [
     *TARGET_OPTIONS,
     _timeout("The time limit for each host, from connecting to the end."),
@@ -203,6 +211,15 @@ HOST_OPTIONS: List[Decorator] = [
         "--fail-fast",
         is_flag=True,
         help="After the first failure, start no more hosts and end the others.",
+    ),
+    click.option(
+        "--retry",
+        "retries",
+        type=Count(min=0),
+        default=0,
+        metavar="N",
+        help="Try hosts again, up to N times, to which nothing was sent, such as those that"
+        " refused the connection; after 1, 2, 4, ... seconds.  Nothing is done twice.",
     ),
     click.option(
         "-n",

@@ -72,6 +72,12 @@ class Reporter:
     def on_result(self, result: HostResult) -> None:
         """Report the result of a host."""
 
+    def lines(self, host: str, stream: str, lines: List[bytes]) -> None:
+        """Write complete lines, without their newlines, to the stream with this name."""
+
+    def block(self, header: str, output: bytes) -> None:
+        """Write output to standard output, below a header."""
+
     def note(self, text: str) -> None:
         """Print a line for the user, on standard error."""
         self._write(sys.stderr, f"ssh-service: {text}\n".encode())
@@ -133,11 +139,15 @@ class JsonLines(Reporter):
 
 
 class Lines(Reporter):
-    """Writes the hosts' output in lines that start with the host; `verbose` adds successes."""
+    """
+    Writes the hosts' output in lines that start with the host.
 
-    def __init__(self, verbose: bool = False) -> None:
+    `verbose` adds the results of hosts that succeeded; `quiet` leaves out those that failed.
+    """
+
+    def __init__(self, verbose: bool = False, quiet: bool = False) -> None:
         super().__init__()
-        self._verbose = verbose
+        self._verbose, self._quiet = verbose, quiet
         self._incomplete_lines: Dict[Tuple[str, str], bytes] = (
             {}
         )  # each key is used by one thread at a time
@@ -162,7 +172,7 @@ class Lines(Reporter):
         if result.plan is not None:
             plan = str(result.plan) or "nothing to do"
             self.lines(result.host, "stdout", plan.encode("utf-8", "surrogateescape").split(b"\n"))
-        if self._verbose or not result.ok:
+        if self._verbose or not (result.ok or self._quiet):
             self.print_result(result)
 
     def lines(self, host: str, stream: str, lines: List[bytes]) -> None:
@@ -171,6 +181,14 @@ class Lines(Reporter):
         clean: Callable[[bytes], bytes] = escape_control_characters if to.isatty() else bytes
         prefix = f"{host}: ".encode()
         self._write(to, b"".join(prefix + clean(line) + b"\n" for line in lines))
+
+    def block(self, header: str, output: bytes) -> None:
+        """Write output to standard output, below a header."""
+        if sys.stdout.isatty():
+            lines = output.split(b"\n")
+            output = b"\n".join(escape_control_characters(line) for line in lines)
+        end = b"" if output.endswith(b"\n") or not output else b"\n"
+        self._write(sys.stdout, header.encode() + output + end)
 
     def print_result(self, result: HostResult) -> None:
         """Write the result of a host."""

@@ -100,7 +100,8 @@ def connect_parameters(
     click.UsageError
         A file does not exist, a jump host is invalid, or there is no terminal to ask on.
     """
-    host_key, keys, config = options["host_key"], options["keys"], options["config"]
+    config = options["config"]
+    host_key, keys = options.get("host_key"), options.get("keys", ())
     found: Dict[str, Any] = {}
     if host_key == "off":
         found.update(known_hosts=None, host_key_policy="off")
@@ -123,7 +124,7 @@ def connect_parameters(
         found["config"] = [config]
     if options["jump"] is not None:
         found["tunnel"] = _jump_hosts(options["jump"])
-    if options["ask_password"] and ask:
+    if options.get("ask_password") and ask:
         whose = _whom(options["user"], hosts)
         found["password"] = ask_secret("--ask-password", f"Password for {whose}: ")
     return found

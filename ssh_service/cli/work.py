@@ -14,10 +14,13 @@ import click
 
 from ssh_service import fleet, params
 from ssh_service.cli.files import OutputFiles
+from ssh_service.cli.groups import Groups
 from ssh_service.cli.hosts_run import HostsRun
 from ssh_service.cli.inputs import Command
+from ssh_service.cli.rates import Copied
 from ssh_service.cli.report import Reporter
 from ssh_service.cli.targets import check_parallel, collect, connect_parameters
+from ssh_service.copying import Progress
 from ssh_service.errors import SshConfigError
 from ssh_service.fleet import Results
 from ssh_service.fleet.hosts import connect_params
@@ -25,7 +28,7 @@ from ssh_service.fleet.result import one_line
 
 __all__ = ["copy", "run"]
 
-# The maximum size of one host's output with --json, in bytes.
+# The maximum size of one host's output with --json or --group, in bytes.
 _MAX_OUTPUT = 64 * 1024 * 1024
 
 
@@ -33,6 +36,7 @@ def run(
     command: Command,
     output_dir: Optional[str],
     *,
+    group: bool,
     hosts: Tuple[str, ...],
     files: Tuple[str, ...],
     as_json: bool,
@@ -42,6 +46,9 @@ def run(
     **options: Any,
 ) -> int:
     """Run a command on every host, and return the exit status."""
+    for given, option in ((as_json, "--json"), (output_dir, "--output-dir")):
+        if group and given:
+            raise click.UsageError(f"--group, {option}: give at most one of them")
     chosen = collect(hosts, files, ", before the command")
     check_parallel(parallel, len(chosen), "hosts")
     connect = _connect_params(options, chosen)
@@ -49,7 +56,7 @@ def run(
         return _dry_run(chosen, connect, f"run: {command.description}", as_json)
     output_files = OutputFiles(output_dir, chosen) if output_dir else None
 
-    def start(reporter: Callable[[], Reporter]) -> Results:
+    def start(hosts: List[str], reporter: Callable[[], Reporter]) -> Results:
         def output(host: str, stream: str, piece: bytes) -> None:
             if output_files:
                 output_files.write(host, stream, piece)
@@ -57,18 +64,19 @@ def run(
                 reporter().on_output(host, stream, piece)
 
         return fleet.run(
-            chosen,
+            hosts,
             command.text,
             **command.arguments(),
             connect=connect,
             parallel=parallel,
             timeout=timeout,
             cwd=cwd,
-            max_output=_MAX_OUTPUT if as_json else None,
-            on_output=None if as_json else output,
+            max_output=_MAX_OUTPUT if as_json or group else None,
+            on_output=None if as_json or group else output,
         )
 
-    return HostsRun(chosen, start, as_json, options, output_files).run()
+    groups = Groups() if group else None
+    return HostsRun(chosen, start, as_json, options, output_files, groups).run()
 
 
 def copy(
@@ -117,13 +125,19 @@ def copy(
     connect = _connect_params(options, chosen)
     patterns = (*exclude, *(line for path in exclude_from for line in _read_patterns(path)))
 
-    def start(reporter: Callable[[], Reporter]) -> Results:
+    copied = Copied()
+
+    def start(hosts: List[str], reporter: Callable[[], Reporter]) -> Results:
+        def on_progress(host: str, progress: Progress) -> None:
+            copied.add(host, progress)
+            reporter().on_progress(host, progress)
+
         shared = {
             "connect": connect,
             "parallel": parallel,
             "timeout": timeout,
             "stall_timeout": stall_timeout,
-            "on_progress": lambda host, progress: reporter().on_progress(host, progress),
+            "on_progress": on_progress,
             "verify": verify,
             "resume": resume,
             "update": update,
@@ -138,8 +152,8 @@ def copy(
             "max_rate": bwlimit,
         }
         if direction == "upload":
-            return fleet.upload(chosen, local, remote, **shared)
-        return fleet.download(chosen, remote, local, folder_per_host=several, **shared)
+            return fleet.upload(hosts, local, remote, **shared)
+        return fleet.download(hosts, remote, local, folder_per_host=several, **shared)
 
     is_new = (
         direction == "download" and (several or local.endswith("/")) and not os.path.isdir(local)
@@ -154,7 +168,7 @@ def copy(
         return HostsRun(chosen, start, as_json, options, None).run()
     if is_new and not several:
         _make_folder(local)
-    status = HostsRun(chosen, start, as_json, options, None).run()
+    status = HostsRun(chosen, start, as_json, options, copied=copied).run()
     if is_new and status:
         with contextlib.suppress(OSError):  # the folder is not empty: something was copied
             os.rmdir(local)

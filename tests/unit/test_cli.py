@@ -95,6 +95,12 @@ def test_the_exit_statuses_are_in_the_help() -> None:
         (["run", "-H", "a", "b", "--", "true"], "each host needs its own -H (-H b)"),
         (["run", "-t", "1", "--host=a", "b", "c", "--", "x"], "its own -H (-H b -H c)"),
         (["rum"], "rum"),
+        (["hosts"], "no hosts: give a PATTERN, or -f FILE"),
+        (["hosts", "web[01-40"], "a bracket is not closed; a range is [01-40]"),
+        (["run", "--group", "--json", "-H", "a", "true"], "--group, --json: give at most one"),
+        (["run", "--group", "-o", "x", "-H", "a", "true"], "--group, --output-dir: give at most"),
+        (["run", "--retry", "-1", "-H", "a", "true"], "expected a whole number, 0 or more"),
+        (["upload", "-H", "a", "no/such*", "there"], "'no/such*': no file matches this pattern"),
         (["run", "-H", "web[01-40", "true"], "a bracket is not closed; a range is [01-40]"),
         (["run", "-H", "a", "-J", "b c", "true"], "--jump: host 'b c': 'b c' is not a host name"),
         (["run", "-H", "a", "--script", "no/such"], "--script no/such: No such file or directory"),
@@ -257,7 +263,37 @@ def test_copy_options_that_are_wrong_are_refused(options: List[str], complaint: 
     assert done.returncode == 2 and complaint in complaint_of(done)
 
 
-# --- completion ---------------------------------------------------------------------------------
+# --- hosts --------------------------------------------------------------------------------------
+
+
+def test_hosts_shows_what_ranges_aliases_and_files_stand_for(tmp_path: Path) -> None:
+    (tmp_path / "config").write_text(
+        "Host web*\n HostName %h.example.org\n User deploy\n ProxyJump gate\n"
+        "Host db\n HostName 10.0.0.7\n Port 2222\n User pg\n ProxyCommand nc %h %p\n"
+        "Host *\n User me\n"
+    )
+    (tmp_path / "hosts").write_text("db\nroot@[fe80::1]:22  # one\n")
+    options = ["-F", str(tmp_path / "config")]
+    done = in_process("hosts", *options, "web[1-2]", "-f", str(tmp_path / "hosts"))
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        "web1               deploy@web1.example.org:22  via me@gate:22",
+        "web2               deploy@web2.example.org:22  via me@gate:22",
+        "db                 pg@10.0.0.7:2222  via the command nc 10.0.0.7 2222",
+        "root@[fe80::1]:22  root@[fe80::1]:22",
+    ]
+    done = in_process("hosts", *options, "--json", "-J", "a,b@c:1", "web1")
+    assert json.loads(done.stdout) == {
+        "host": "web1", "username": "deploy", "hostname": "web1.example.org", "port": 22,
+        "jump": ["me@a:22", "b@c:1"], "proxy_command": None,
+    }  # fmt: skip
+
+
+def test_host_that_cannot_be_resolved_does_not_hide_the_others(tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("Host bad\n Port 99999\n")
+    done = in_process("hosts", "-F", str(tmp_path / "config"), "-l", "me", "bad", "good")
+    assert (done.returncode, done.stdout) == (1, "good  me@good:22\n")
+    assert done.stderr.startswith("ssh-service: bad: ") and len(done.stderr.splitlines()) == 1
 
 
 # --- reports ------------------------------------------------------------------------------------

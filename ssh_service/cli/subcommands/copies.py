@@ -121,6 +121,8 @@ def upload_command(**options: Any) -> int:
 
     local = options["local"]
     if not os.path.exists(local):
+        if set(local) & set("*?["):
+            raise click.UsageError(f"{local!r}: no file matches this pattern")
         raise click.UsageError(f"{local!r}: no such file or folder")
     return work.copy("upload", **options)
 

@@ -15,6 +15,11 @@ __all__ = ["run_command"]
 @click.command("run", cls=CommandLine, context_settings=RUN_CONTEXT)
 @add_options(HOST_OPTIONS + COMMAND_OPTIONS)
 @click.option(
+    "--group",
+    is_flag=True,
+    help="Show each output once, at the end, with the hosts that wrote it folded to ranges.",
+)
+@click.option(
     "-o",
     "--output-dir",
     metavar="DIR",
@@ -39,6 +44,7 @@ def run_command(command: Tuple[str, ...], output_dir: Optional[str], **options: 
     \b
     ssh-service run -H 'web[01-40]' -- uptime
     ssh-service run -H 'web[01-40]' --script setup.sh -- --fast production
+    ssh-service run -H 'web[01-40]' --group -- uname -r
     ssh-service run -H db1 --stdin dump.sql --env PGDATABASE=shop -- psql
     ssh-service run -f hosts.txt --json -- 'df -P / | tail -1' | jq -r '[.host, .stdout] | @tsv'
     ssh-service run -H db1 -H db2 -o logs -- journalctl -b
