@@ -26,7 +26,7 @@ Commands:
   job         Run commands that outlive the connection and this program.
   forward     Forward ports and Unix sockets over a host, until Ctrl-C.
   shell       Open a shell on a host, or run a command in a terminal there.
-  hosts       Print what ranges, files and aliases stand for, without connecting.
+  hosts       Print what ranges, files and aliases stand for.
   bench       Measure a host.
   completion  Print a script for shell completion.
   man         Print the manual page.

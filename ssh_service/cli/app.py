@@ -59,6 +59,8 @@ def _run(arguments: List[str]) -> int:
         text = " ".join(error.format_message().split())
         if getattr(error, "option_name", None) in ("-r", "-R", "--recursive"):
             text += " Folders are copied whole without it."
+        elif getattr(error, "option_name", None) == "-p":  # as for ssh; elsewhere it is --parallel
+            text += " The port is -P."
         click.echo(f"{path}: {text} (see {path} --help)", err=True)
         return 2
     except click.ClickException as error:

@@ -95,6 +95,7 @@ def test_the_exit_statuses_are_in_the_help() -> None:
         (["run", "-H", "a", "b", "--", "true"], "each host needs its own -H (-H b)"),
         (["run", "-t", "1", "--host=a", "b", "c", "--", "x"], "its own -H (-H b -H c)"),
         (["rum"], "rum"),
+        (["shell", "-p", "2222", "a"], "The port is -P."),
         (["hosts"], "no hosts: give a PATTERN, or -f FILE"),
         (["hosts", "web[01-40"], "a bracket is not closed; a range is [01-40]"),
         (["run", "--group", "--json", "-H", "a", "true"], "--group, --json: give at most one"),

@@ -18,9 +18,9 @@ __all__ = ["hosts_command"]
 @click.argument("patterns", metavar="PATTERN...", nargs=-1, shell_complete=completion.hosts)
 def hosts_command(patterns: Tuple[str, ...], **options: Any) -> int:
     """
-    Print what ranges, files and aliases stand for, without connecting.
+    Print what ranges, files and aliases stand for.
 
-    A PATTERN is a host, an alias from ~/.ssh/config, or a range of them.  For each host, a line
+    Nothing is connected to.  A PATTERN is a host, an alias from ~/.ssh/config, or a range of them.  For each host, a line
     shows the user, address and port, and the jump hosts on the way.
 
     \b
