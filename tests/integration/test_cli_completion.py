@@ -59,7 +59,7 @@ def test_hosts_and_options_are_completed_as_they_are_typed(shell: Terminal) -> N
     """A user before the host stays, and so does an option's equals sign."""
     shell.type(b"ssh-service hosts root@we\t\r")
     shell.wait_for(b"root@web01 +root@web01:22")
-    shell.type(b"ssh-service hosts --us\tadmin kno\t\r")
+    shell.type(b"ssh-service hosts --us\tadmin kn\t\r")
     shell.wait_for(b"known:2222 +admin@known:2222")
     shell.type(b"ssh-service run -n -f list -H lis\t-- true\r")
     shell.wait_for(b"listed: [^ ]+@listed:22: run: true")

@@ -20,8 +20,8 @@ def hosts_command(patterns: Tuple[str, ...], **options: Any) -> int:
     """
     Print what ranges, files and aliases stand for.
 
-    Nothing is connected to.  A PATTERN is a host, an alias from ~/.ssh/config, or a range of them.  For each host, a line
-    shows the user, address and port, and the jump hosts on the way.
+    Nothing is connected to.  A PATTERN is a host, an alias from ~/.ssh/config, or a range of
+    them.  For each host, a line shows the user, address and port, and the jump hosts on the way.
 
     \b
     ssh-service hosts 'web[01-40]'
