@@ -13,13 +13,13 @@ import click
 from ssh_service.commands.script import check_environment
 from ssh_service.user_files import expand_home
 
-__all__ = ["Command", "command_of"]
+__all__ = ["CommandToRun", "command_of"]
 
 # Reads a script without a first line that names an interpreter, as execvp(3) does.
 _DEFAULT_INTERPRETER = "/bin/sh"
 
 
-class Command(NamedTuple):
+class CommandToRun(NamedTuple):
     """What to run on every host."""
 
     text: str
@@ -36,7 +36,7 @@ class Command(NamedTuple):
 
 def command_of(
     words: Sequence[str], options: Mapping[str, Any], *, shell: Optional[str] = None
-) -> Command:
+) -> CommandToRun:
     """
     Return the command that the words, ``--script``, ``--env`` and ``--stdin`` describe.
 
@@ -54,11 +54,11 @@ def command_of(
     data = b"" if stdin is None else _read("--stdin", stdin)
     if script is None:
         text = " ".join(words)
-        return Command(text, shell, env, data, text)
+        return CommandToRun(text, shell, env, data, text)
     if shell is not None:
         raise click.UsageError("--script, --shell: the script's first line names its interpreter")
     text = _run_script(_read_script(script), words)
-    return Command(text, "/bin/sh", env, data, " ".join([script, *map(shlex.quote, words)]))
+    return CommandToRun(text, "/bin/sh", env, data, " ".join([script, *map(shlex.quote, words)]))
 
 
 def _environment(values: Sequence[str]) -> Dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequ
 import click
 
 from ssh_service import settings
-from ssh_service.cli.inputs import Command
+from ssh_service.cli.inputs import CommandToRun
 from ssh_service.cli.report import escape_control_characters
 from ssh_service.cli.targets import check_parallel, collect, connect_parameters
 from ssh_service.connections.cache import SshClientCache
@@ -40,7 +40,7 @@ _AGE = re.compile(r"(\d+[smhdw])+\Z", re.IGNORECASE)
 
 
 def start(
-    command: Command,
+    command: CommandToRun,
     *,
     job_id: Optional[str],
     cwd: Optional[str],

@@ -16,7 +16,7 @@ from ssh_service import fleet, params
 from ssh_service.cli.files import OutputFiles
 from ssh_service.cli.groups import Groups
 from ssh_service.cli.hosts_run import HostsRun
-from ssh_service.cli.inputs import Command
+from ssh_service.cli.inputs import CommandToRun
 from ssh_service.cli.rates import Copied
 from ssh_service.cli.report import Reporter
 from ssh_service.cli.targets import check_parallel, collect, connect_parameters
@@ -33,7 +33,7 @@ _MAX_OUTPUT = 64 * 1024 * 1024
 
 
 def run(
-    command: Command,
+    command: CommandToRun,
     output_dir: Optional[str],
     *,
     group: bool,
