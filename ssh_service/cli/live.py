@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ssh_service.cli.rates import Rate, size_in_words
+from ssh_service.cli.rates import CopyRate, size_in_words
 from ssh_service.cli.report import Lines, escape_control_characters, summary_line
 from ssh_service.copying import Progress
 from ssh_service.fleet import HostResult
@@ -40,7 +40,7 @@ class LiveTable(Lines):
         self._done: Dict[str, bool] = {}
         self._last: Dict[str, Any] = {}  # a host's last line or progress
         self._since: Dict[str, float] = {}
-        self._rates: Dict[str, Rate] = {}
+        self._rates: Dict[str, CopyRate] = {}
         self._console = Console(
             stderr=True,
             highlight=False,
@@ -71,7 +71,7 @@ class LiveTable(Lines):
 
     def on_progress(self, host: str, progress: Progress) -> None:
         """Show the progress in the table."""
-        self._rates.setdefault(host, Rate()).add(progress.bytes_done)
+        self._rates.setdefault(host, CopyRate()).add(progress.bytes_done)
         self._last[host] = progress
 
     def lines(self, host: str, stream: str, lines: List[bytes]) -> None:

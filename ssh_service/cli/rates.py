@@ -8,13 +8,13 @@ from typing import Callable, Deque, Dict, Optional, Tuple
 
 from ssh_service.copying import Progress
 
-__all__ = ["Copied", "Rate", "size_in_words"]
+__all__ = ["Copied", "CopyRate", "size_in_words"]
 
 # Seconds over which a rate is measured.
 _SPAN = 5.0
 
 
-class Rate:
+class CopyRate:
     """The rate of one copy over the last seconds, in bytes per second."""
 
     def __init__(self, clock: Optional[Callable[[], float]] = None) -> None:

@@ -13,13 +13,13 @@ pytest.importorskip("rich")
 from rich.console import Console  # noqa: E402
 
 from ssh_service.cli.live import LiveTable  # noqa: E402
-from ssh_service.cli.rates import Copied, Rate, size_in_words  # noqa: E402
+from ssh_service.cli.rates import Copied, CopyRate, size_in_words  # noqa: E402
 from ssh_service.copying import Progress  # noqa: E402
 
 
 def test_rate_is_that_of_the_last_seconds_and_falls_without_progress() -> None:
     now = [0.0]
-    rate = Rate(lambda: now[0])
+    rate = CopyRate(lambda: now[0])
     assert rate.rate() is None
     for second in range(20):
         now[0] = float(second)
