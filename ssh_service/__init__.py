@@ -208,6 +208,7 @@ _SUBMODULES = frozenset(
         "events",
         "fleet",
         "forwarding",
+        "fsspec",
         "jobs",
         "mlos_bench",
         "otel",

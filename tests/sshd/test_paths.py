@@ -14,6 +14,7 @@ import pytest
 
 import ssh_service
 from ssh_service import Host, SshClientCache, SshConfigError, SshConnectionLost, SshPath
+from ssh_service.copying.sftp import encode
 from ssh_service.testing.fault_proxy import FaultProxy
 from ssh_service.testing.pytest_plugin import Sshd
 from tests.common import eventually, in_threads
@@ -105,6 +106,50 @@ def test_write_that_is_cut_leaves_the_old_file(
             file.write_bytes(bytes(5_000_000))
         assert caught.value.phase == "file" and not caught.value.retryable
     assert (here / "file").read_text() == "old"
+
+
+def test_write_that_is_interrupted_leaves_the_old_file(
+    here: Path, there: SshPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "file").write_text("old")
+    (there / "file").write_text("old")
+
+    def interrupted(*args: Any) -> bytes:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    for name in ("open_file", "write", "close", "posix_rename"):
+        monkeypatch.setattr(encode, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            (there / "file").write_text("new")
+        assert (here / "file").read_text() == "old" and os.listdir(here) == ["file"], name
+    (there / "file").write_text("new")
+    assert (here / "file").read_text() == "new"
+
+
+WRITES: List[Callable[[SshPath], Any]] = [
+    lambda path: path.write_text("new"),
+    lambda path: path.open("w"),
+    lambda path: path.open("a"),
+    lambda path: path.open("r+"),
+]
+
+
+def test_strangers_file_in_a_shared_folder_is_not_written(here: Path, there: SshPath) -> None:
+    """Nor is what a stranger's link leads to (S5)."""
+    if os.geteuid():
+        pytest.skip("only root can give a file away")
+    (here / "shared").mkdir()
+    (here / "shared").chmod(0o1777)
+    (here / "ours").write_text("old")
+    (here / "shared" / "file").write_text("old")
+    (here / "shared" / "link").symlink_to(here / "ours")
+    for name in ("file", "link"):
+        os.chown(here / "shared" / name, 12345, 12345, follow_symlinks=False)
+        for write in WRITES:
+            with pytest.raises(PermissionError, match="of uid 12345"):
+                write(there / "shared" / name)
+    assert (here / "ours").read_text() == "old" == (here / "shared" / "file").read_text()
 
 
 def test_read_that_is_cut_is_a_lost_connection(

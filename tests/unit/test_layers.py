@@ -145,6 +145,7 @@ MAY_IMPORT: Dict[str, Set[str]] = {
         "connections",
         "params",
     },
+    "fsspec": {"paths", "host", "copying", "params", "errors"},
     "drop_in": {
         "api",
         "sessions",
@@ -175,6 +176,7 @@ OUTSIDE: Dict[str, Set[str]] = {
     "ssh_fileshare": set(),
     "cli": {"click", "rich"},
     "fleet": {"distributed"},
+    "fsspec": {"fsspec"},
     "otel": {"opentelemetry"},
     "demo": {"rich"},
 }
