@@ -25,8 +25,9 @@ from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.shell_command import PRINT_READY_LINE, quoted
 from ssh_service.copying.waiting import TaskEvent
-from ssh_service.errors import transfer_error
+from ssh_service.errors import SshTransferError, transfer_error
 from ssh_service.paths.listing import list_folder
+from ssh_service.paths.requests import remove_folder
 from ssh_service.transport import printable
 
 __all__ = ["remove_tree"]
@@ -87,6 +88,14 @@ async def remove_tree(context: CopyContext, path: bytes, missing_ok: bool) -> No
     finally:
         if marker is not None:
             await removal.unmark(marker)
+
+
+class _Removing:
+    """The removal of a folder in the tree by a task of its own."""
+
+    def __init__(self, done: TaskEvent) -> None:
+        self.done = done
+        self.failure: Optional[Exception] = None
 
 
 class _TreeRemoval:
@@ -175,13 +184,15 @@ class _TreeRemoval:
         """Remove the folder; `is_private`: other users cannot reach anything in it."""
         await self._remove_folder(self._root, is_private)
 
-    async def _remove_later(self, folder: bytes, is_private: bool, done: TaskEvent) -> None:
+    async def _remove_later(self, folder: bytes, is_private: bool, removal: _Removing) -> None:
         try:
             await self._remove_folder(folder, is_private)
         except Refused as refused:
-            raise await self._remote.to_os_error(refused) from refused
+            removal.failure = await self._remote.to_os_error(refused)
+        except SshTransferError as error:
+            removal.failure = error
         finally:
-            done.set()
+            removal.done.set()
 
     async def _remove_folder(self, folder: bytes, is_private: bool) -> None:
         found = await self._remote.find(folder, follow=False)
@@ -192,17 +203,21 @@ class _TreeRemoval:
         if not is_private and not self._context.owner.is_guarded(found):
             raise self.unsafe_error(folder)
         await self._remove_entries(folder, is_private)
-        _check_removed(await self._remote.ask_remove_folder(folder), folder)
+        try:
+            await remove_folder(self._context, folder)
+        except Refused as refused:
+            if refused.code != protocol.NO_SUCH_FILE:
+                raise
 
     async def _remove_entries(self, folder: bytes, is_private: bool) -> None:
         pipeline = self._context.pipeline
-        events: List[TaskEvent] = []
+        folders: List[_Removing] = []
         replies: Deque[Tuple[bytes, Reply]] = deque()
         for entry in await list_folder(self._context, folder):
             path = join(folder, entry.filename)
             if is_folder(entry.attributes):
-                events.append(TaskEvent(pipeline))
-                pipeline.start(self._remove_later(path, is_private, events[-1]))
+                folders.append(_Removing(TaskEvent(pipeline)))
+                pipeline.start(self._remove_later(path, is_private, folders[-1]))
                 continue
             replies.append((path, self._remote.ask_remove(path)))
             if len(replies) > _MAX_IN_FLIGHT:
@@ -210,8 +225,11 @@ class _TreeRemoval:
                 _check_removed(await reply, path)
         for path, reply in replies:
             _check_removed(await reply, path)
-        for event in events:
-            await event.wait()
+        for removal in folders:
+            await removal.done.wait()
+        for removal in folders:
+            if removal.failure is not None:
+                raise removal.failure
 
     def unsafe_error(self, folder: bytes) -> OSError:
         """Return the error for a folder that cannot be removed safely."""
