@@ -15,7 +15,12 @@ import click
 from ssh_service import settings
 from ssh_service.cli.inputs import CommandToRun
 from ssh_service.cli.report import escape_control_characters
-from ssh_service.cli.targets import check_parallel, collect, connect_parameters
+from ssh_service.cli.targets import (
+    check_parallel,
+    collect,
+    connect_parameters,
+    sudo_parameters,
+)
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import SshServiceError
 from ssh_service.fleet.hosts import connect_params
@@ -57,7 +62,7 @@ def start(
         starting[host] = job_id or new_id()
         job = start_job(
             connect, command.text, **command.arguments(), id=starting[host], cwd=cwd,
-            run_timeout=run_timeout, timeout=timeout, cache=cache,
+            run_timeout=run_timeout, timeout=timeout, cache=cache, **options["sudo_arguments"],
         )  # fmt: skip
         del starting[host]
         return [(job.id, job.state)]
@@ -74,7 +79,7 @@ def list_(**options: Any) -> int:
     timeout = options["timeout"]
 
     def work(host: str, connect: Dict[str, Any], cache: SshClientCache) -> Any:
-        found: List[Seen] = look_at_all(connect, timeout, cache)
+        found: List[Seen] = look_at_all(connect, timeout, cache, **options["sudo_arguments"])
         return [(seen.job_id, seen.state) for seen in found]
 
     return _run(work, _is_any, options, lambda: "the list is incomplete")
@@ -92,7 +97,7 @@ def logs(job_ids: Sequence[str], follow: bool, stderr: bool, **options: Any) -> 
 
     def work(host: str, connect: Dict[str, Any], cache: SshClientCache) -> Any:
         deadline = _Deadline(timeout)
-        job = find_job(connect, job_id, timeout=timeout, cache=cache)
+        job = find_job(connect, job_id, timeout=timeout, cache=cache, **options["sudo_arguments"])
         prefix = f"{host}: ".encode() if options["several"] else b""
         for line in job.lines(stream=stream, encoding=None, timeout=deadline.left, follow=follow):
             if options["as_json"]:
@@ -155,7 +160,9 @@ def clean(older: str, **options: Any) -> int:
     seconds, timeout = settings.time_span("--older", older), options["timeout"]
 
     def work(host: str, connect: Dict[str, Any], cache: SshClientCache) -> Any:
-        removed = clean_jobs(connect, seconds, timeout=timeout, cache=cache)
+        removed = clean_jobs(
+            connect, seconds, timeout=timeout, cache=cache, **options["sudo_arguments"]
+        )
         return [(job_id, JobState("missing")) for job_id in removed]
 
     return _run(work, _is_any, options, lambda: "some of the jobs may have been removed")
@@ -195,7 +202,13 @@ def _each(
         deadline = _Deadline(options["timeout"])
         for job_id in dict.fromkeys(job_ids):
             try:
-                job = find(connect, job_id, timeout=deadline.left, cache=cache)
+                job = find(
+                    connect,
+                    job_id,
+                    timeout=deadline.left,
+                    cache=cache,
+                    **options["sudo_arguments"],
+                )
                 yield job_id, act(job, deadline.left)
             except SshServiceError as error:
                 yield job_id, error
@@ -214,6 +227,7 @@ def _run(
     check_parallel(options["parallel"], len(hosts), "hosts")
     options["several"] = len(hosts) > 1
     common = connect_parameters(options, hosts)
+    options["sudo_arguments"] = sudo_parameters(options, hosts)
     cache, failed = SshClientCache(), []
     interrupted = threading.Event()  # errors caused by the interruption are not reported
 

@@ -18,6 +18,7 @@ __all__ = [
     "JOB_OPTIONS",
     "ROUTE_OPTIONS",
     "RUN_CONTEXT",
+    "SUDO_OPTIONS",
     "TARGET_OPTIONS",
     "VERBOSE_OPTION",
     "Count",
@@ -167,6 +168,17 @@ COMMAND_OPTIONS: List[Decorator] = [
         " value of here, which no process list shows.",
     ),
 ]
+SUDO_OPTIONS: List[Decorator] = [
+    click.option("--sudo", is_flag=True, help="Have sudo run it on the hosts, as root."),
+    click.option(
+        "--sudo-user", metavar="USER", help="Have sudo run it on the hosts, as this user."
+    ),
+    click.option(
+        "--ask-sudo-password",
+        is_flag=True,
+        help="Ask once for the password for sudo, and run it by sudo.",
+    ),
+]
 VERBOSE_OPTION = click.option(
     "-v", "--verbose", count=True, help="Log more to standard error; -vv: still more."
 )
@@ -232,6 +244,7 @@ HOST_OPTIONS: List[Decorator] = [
 _OF_JOBS: List[Decorator] = [
     _timeout("The time limit of this command for each host, not of its jobs."),
     *CONNECTION_OPTIONS,
+    *SUDO_OPTIONS,
     click.option("--json", "as_json", is_flag=True, help="Write JSON, one object on each line."),
 ]
 JOB_OPTIONS: List[Decorator] = [*TARGET_OPTIONS, *_OF_JOBS]

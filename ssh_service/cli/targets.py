@@ -130,6 +130,26 @@ def connect_parameters(
     return found
 
 
+def sudo_parameters(options: Mapping[str, Any], hosts: Sequence[str]) -> Dict[str, Any]:
+    """
+    Return the keyword arguments for the options of sudo; this may ask for the password.
+
+    Raises
+    ------
+    click.UsageError
+        There is no terminal to ask on.
+    """
+    user = options["sudo_user"]
+    asks = options["ask_sudo_password"]
+    found: Dict[str, Any] = {"sudo": options["sudo"] or asks if user is None else user}
+    if asks:
+        whose = _whom(options["user"], hosts)
+        found["sudo_password"] = ask_secret(
+            "--ask-sudo-password", f"Password for sudo on {whose}: "
+        )
+    return found
+
+
 def _jump_hosts(text: str) -> str:
     for host in text.split(","):
         try:

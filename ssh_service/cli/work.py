@@ -19,7 +19,12 @@ from ssh_service.cli.hosts_run import HostsRun
 from ssh_service.cli.inputs import CommandToRun
 from ssh_service.cli.rates import Copied
 from ssh_service.cli.report import Reporter
-from ssh_service.cli.targets import check_parallel, collect, connect_parameters
+from ssh_service.cli.targets import (
+    check_parallel,
+    collect,
+    connect_parameters,
+    sudo_parameters,
+)
 from ssh_service.copying import Progress
 from ssh_service.errors import SshConfigError
 from ssh_service.fleet import Results
@@ -54,6 +59,7 @@ def run(
     connect = _connect_params(options, chosen)
     if options["dry_run"]:
         return _dry_run(chosen, connect, f"run: {command.description}", as_json)
+    sudo = sudo_parameters(options, chosen)
     output_files = OutputFiles(output_dir, chosen) if output_dir else None
 
     def start(hosts: List[str], reporter: Callable[[], Reporter]) -> Results:
@@ -71,6 +77,7 @@ def run(
             parallel=parallel,
             timeout=timeout,
             cwd=cwd,
+            **sudo,
             max_output=_MAX_OUTPUT if as_json or group else None,
             on_output=None if as_json or group else output,
         )

@@ -241,7 +241,7 @@ class SudoInput:
         lines = self._redacted().decode("utf-8", "replace").splitlines()
         text = " / ".join(line.strip() for line in lines if line.strip())
         shown = printable(text[-_MAX_SHOWN:])
-        hint = next((hint for word, hint in _HINTS if word in shown), "")
+        hint = next((hint for word, hint in _HINTS if word in shown.lower()), "")
         printed = f": {shown!r}" if shown else ""
         return SshSudoRefused(
             f"{self._connection_id}: {problem}{printed}{hint}",

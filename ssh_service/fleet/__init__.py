@@ -114,7 +114,8 @@ def run(
         ``~`` or ``~user``.  None: the user's home directory.  On a host without this folder,
         nothing is run, and the result has an `SshCwdError`.
     sudo : Union[bool, str]
-        Whether sudo runs the script, as root; or the name of the user whose rights it gets.
+        Whether sudo runs the script, as root; or the name of the user whose rights it gets.  sudo
+        itself runs the command of `args`.
     sudo_password : Union[None, str, bytes, Secret, Callable[[], str]]
         The password for sudo, or a function that returns it, called once for each host whose sudo
         asks.  None: sudo must need no password.

@@ -373,15 +373,21 @@ def find_or_finish_removal(
     destination: Mapping[str, Any],
     job_id: str,
     *,
+    sudo: Union[bool, str] = False,
+    sudo_password: Optional[SudoPassword] = None,
     timeout: Optional[float] = None,
     cache: Optional[SshClientCache] = None,
 ) -> Job:
     """Find a job; if there is none, remove what an interrupted removal has left, and raise."""
+    options = check_sudo(sudo, conceal_password(sudo_password))
+    password = None if options is None else options.password
     try:
-        return find_job(destination, job_id, timeout=timeout, cache=cache)
+        return find_job(
+            destination, job_id, sudo=sudo, sudo_password=password, timeout=timeout, cache=cache
+        )
     except SshJobNotFound:
         gone = Seen(job_id, JobState("missing"), token="0" * 16)
-        Job(JobDestination(destination, cache), gone).remove(timeout=timeout)
+        Job(JobDestination(destination, cache, options), gone).remove(timeout=timeout)
         raise
 
 
@@ -436,10 +442,16 @@ def list_jobs(
 
 
 def look_at_all(
-    destination: Mapping[str, Any], timeout: Optional[float], cache: Optional[SshClientCache]
+    destination: Mapping[str, Any],
+    timeout: Optional[float],
+    cache: Optional[SshClientCache],
+    *,
+    sudo: Union[bool, str] = False,
+    sudo_password: Optional[SudoPassword] = None,
 ) -> List[Seen]:
     """Return the states of all jobs in a home directory, including those of other hosts."""
-    return _look_at_all(JobDestination(destination, cache), timeout)
+    options = check_sudo(sudo, conceal_password(sudo_password))
+    return _look_at_all(JobDestination(destination, cache, options), timeout)
 
 
 def _look_at_all(host: JobDestination, timeout: Optional[float]) -> List[Seen]:
@@ -450,6 +462,8 @@ def clean_jobs(
     destination: Mapping[str, Any],
     older: float,
     *,
+    sudo: Union[bool, str] = False,
+    sudo_password: Optional[SudoPassword] = None,
     timeout: Optional[float] = None,
     cache: Optional[SshClientCache] = None,
 ) -> List[str]:
@@ -465,6 +479,8 @@ def clean_jobs(
     older : float
         The minimum number of seconds since a job's end, by the host's clock; if the end is
         unknown, since its start.
+    sudo, sudo_password
+        As for `start_job`; jobs that were started by sudo are removed only by sudo.
     timeout : Optional[float]
         Seconds from this call, including connecting; None: no limit except that of connecting.
     cache : Optional[SshClientCache]
@@ -484,9 +500,11 @@ def clean_jobs(
     SshServiceError
         The host could not be reached; the errors are those of `run`.  The call may be repeated.
     """
+    options = check_sudo(sudo, conceal_password(sudo_password))
     check_seconds("older", older)
     check_seconds("timeout", timeout, zero=False)
-    return sorted(JobDestination(destination, cache).query(scripts.clean(older), timeout))
+    host = JobDestination(destination, cache, options)
+    return sorted(host.query(scripts.clean(older), timeout))
 
 
 def _not_ours(host: JobDestination, seen: Seen) -> SshJobError:

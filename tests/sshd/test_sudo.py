@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List
@@ -22,10 +24,13 @@ from ssh_service import (
 )
 from ssh_service.commands import sudo_input
 from ssh_service.errors import SshCommandCancelled, SshCommandTimeout, SshSudoRefused
+from ssh_service.events import CommandEnded, Event
 from ssh_service.secret import Secret
 from tests.common import PATIENCE, assert_no_frame_knows, eventually, is_running
 from tests.sshd import sudo_host
 from tests.sshd.sudo_host import ALL, NO_PASSWORD, PASSWORD, USER, SudoHost
+from tests.terminal import Terminal
+from tests.unit.command_line import in_process
 
 VALUE = 'it\'s "$HOME" `id` \\ !x\nsecret value'
 TERMINAL = f"Defaults:{USER} requiretty\n"
@@ -77,6 +82,26 @@ def test_script_runs_as_root_with_its_variables_and_its_stdin(
     assert "USER=root" in log and "COMMAND=/bin/bash -c" in log
     for hidden in ("id -un", "VALUE", "secret", PASSWORD, "exit 3"):
         assert hidden not in log
+
+
+@pytest.mark.parametrize("work", ["script", "args"])
+def test_password_and_values_are_in_no_log_event_or_process_list(
+    work: str, host: SudoHost, cache: SshClientCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    events: List[Event] = []
+    cache.subscribe(events.append)
+    look = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '"
+    options: Dict[str, Any] = {"script": look} if work == "script" else {}
+    options = options or {"args": ["sh", "-c", look]}
+    process = run(
+        host.web, sudo=True, **options, sudo_password=PASSWORD, env={"VALUE": "the value"},
+        cache=cache, timeout=PATIENCE,
+    )  # fmt: skip
+    assert "sudo" in process.stdout
+    eventually(lambda: any(isinstance(one, CommandEnded) for one in events), "the last event")
+    for hidden in (PASSWORD, "the value"):
+        assert hidden not in process.stdout and hidden not in f"{events} {caplog.text} {process}"
 
 
 def test_script_gets_another_users_rights(host: SudoHost, cache: SshClientCache) -> None:
@@ -337,7 +362,43 @@ def test_job_that_sudo_starts_is_roots(host: SudoHost, cache: SshClientCache) ->
 def test_sudo_works_alike_in_hosts_and_fleets(host: SudoHost, cache: SshClientCache) -> None:
     web = Host(host.web, cache=cache)
     assert web.run("id -un", sudo=True, sudo_password=PASSWORD).stdout == "root\n"
-    (result,) = fleet.run([host.web], "id -un", sudo=True, sudo_password=PASSWORD)
-    assert (result.stdout, result.stderr) == ("root\n", "")
+    work: List[Dict[str, Any]] = [{"script": "id -un"}, {"args": ["id", "-un"]}]
+    for one in work:
+        (result,) = fleet.run([host.web], sudo=True, sudo_password=PASSWORD, **one)
+        assert (result.stdout, result.stderr) == ("root\n", "")
     (result,) = fleet.run([host.web], "id", sudo=True, sudo_password="wrong")
     assert isinstance(result.error, SshSudoRefused)
+
+
+def command_line(host: SudoHost, *words: str) -> List[str]:
+    where = ["-F", "none", "--host-key", "off", "-i", host.sshd.client_key]
+    first = 2 if words[0] == "job" else 1
+    there = ["-H", f"{USER}@{host.sshd.host}:{host.sshd.port}"]
+    return [*words[:first], *where, *there, *words[first:]]
+
+
+def test_command_line_runs_commands_and_jobs_by_sudo(host: SudoHost) -> None:
+    host.rules(NO_PASSWORD)
+    for options, user in ((["--sudo"], "root"), (["--sudo-user", "daemon"], "daemon")):
+        done = in_process(*command_line(host, "run", *options, "--", "id", "-un"))
+        assert done.stdout.endswith(f"{user}\n") and done.returncode == 0, done.stderr
+    done = in_process(*command_line(host, "job", "start", "--sudo", "--id", "j", "--", "id -un"))
+    assert done.returncode == 0, done.stderr
+    done = in_process(*command_line(host, "job", "logs", "--sudo", "j"))
+    assert done.stdout == "root\n"
+    assert in_process(*command_line(host, "job", "list")).stdout == ""
+    assert in_process(*command_line(host, "job", "remove", "--sudo", "j")).returncode == 0
+    done = in_process(*command_line(host, "run", "--sudo-user", "", "--", "id"))
+    assert done.returncode == 2 and "sudo: expected" in done.stderr
+
+
+def test_command_line_asks_for_the_password_for_sudo_once_and_never_shows_it(
+    host: SudoHost,
+) -> None:
+    words = command_line(host, "run", "--ask-sudo-password", "--", "id", "-un")
+    with Terminal([sys.executable, "-m", "ssh_service", *words]) as terminal:
+        terminal.wait_for(b"Password for sudo on sudoer@127.0.0.1:[0-9]+: ", 2 * PATIENCE)
+        terminal.type(f"{PASSWORD}\n".encode())
+        terminal.wait_for(b"root")
+        assert terminal.end() == 0
+        assert PASSWORD.encode() not in terminal.shown

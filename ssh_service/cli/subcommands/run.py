@@ -6,14 +6,20 @@ from typing import Any, Optional, Tuple
 
 import click
 
-from ssh_service.cli.options import COMMAND_OPTIONS, HOST_OPTIONS, RUN_CONTEXT, add_options
+from ssh_service.cli.options import (
+    COMMAND_OPTIONS,
+    HOST_OPTIONS,
+    RUN_CONTEXT,
+    SUDO_OPTIONS,
+    add_options,
+)
 from ssh_service.cli.subcommands.command_line import CommandLine
 
 __all__ = ["run_command"]
 
 
 @click.command("run", cls=CommandLine, context_settings=RUN_CONTEXT)
-@add_options(HOST_OPTIONS + COMMAND_OPTIONS)
+@add_options(HOST_OPTIONS + COMMAND_OPTIONS + SUDO_OPTIONS)
 @click.option(
     "--group",
     is_flag=True,
@@ -45,6 +51,7 @@ def run_command(command: Tuple[str, ...], output_dir: Optional[str], **options: 
     ssh-service run -H 'web[01-40]' -- uptime
     ssh-service run -H 'web[01-40]' --script setup.sh -- --fast production
     ssh-service run -H 'web[01-40]' --group -- uname -r
+    ssh-service run -H 'web[01-40]' --ask-sudo-password -- systemctl restart nginx
     ssh-service run -H db1 --stdin dump.sql --env PGDATABASE=shop -- psql
     ssh-service run -f hosts.txt --json -- 'df -P / | tail -1' | jq -r '[.host, .stdout] | @tsv'
     ssh-service run -H db1 -H db2 -o logs -- journalctl -b
