@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Callable, Deque, Mapping, Optional, Tuple, TypeVar, Union
 
 from ssh_service import api, forwarding, jobs, params, readiness
-from ssh_service.commands.sudo import conceal_password
+from ssh_service.commands.sudo import conceal_password, refuse_sudo
 from ssh_service.connections.cache import SshClientCache, check_cache
 from ssh_service.params import ConnectParams, Resolvable, settings_of
 from ssh_service.paths.path import SshPath
@@ -153,7 +153,12 @@ class Host(Resolvable):
         """``user@host:port`` of the connection, as in log lines and messages."""
         return self.resolve().connection_id
 
-    def path(self, path: Union[str, PurePath, SshPath], *more: str) -> SshPath:
+    def path(
+        self,
+        path: Union[str, PurePath, SshPath],
+        *more: str,
+        sudo: Union[bool, str] = False,
+    ) -> SshPath:
         """
         Return the path of a file or folder on this host; this sends nothing.
 
@@ -164,6 +169,8 @@ class Host(Resolvable):
             is expanded when the path is used.
         *more : str
             Further parts, which are joined by slashes.
+        sudo : Union[bool, str]
+            Refused: a path has the rights of the user who logs in.  The message names other ways.
 
         Returns
         -------
@@ -173,12 +180,14 @@ class Host(Resolvable):
         Raises
         ------
         SshConfigError
-            The path is empty, contains a NUL character or is not a text (a `ValueError`).
+            The path is empty, contains a NUL character or is not a text, or `sudo` is set (a
+            `ValueError`).
 
         Examples
         --------
         >>> web.path("/etc/hosts").read_text()
         """
+        refuse_sudo(sudo, "path")
         return SshPath(self, path, *more)
 
     def __enter__(self) -> Host:

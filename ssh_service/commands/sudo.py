@@ -168,6 +168,8 @@ def check_sudo(
 
 
 _OTHER_WAYS = {
+    "path": "use run(..., args=['cat', 'PATH'], sudo=True), and run(..., args=['tee', 'PATH'],"
+    " input=..., sudo=True)",
     "upload": "upload to a folder of yours, then put it in place by"
     " run(..., args=['install', '-m', '644', 'FROM', 'TO'], sudo=True)",
     "download": "take a file's bytes from run(..., args=['cat', 'PATH'], sudo=True).stdout_bytes,"
@@ -175,9 +177,9 @@ _OTHER_WAYS = {
 }
 
 
-def refuse_sudo(sudo: object, direction: str) -> None:
+def refuse_sudo(sudo: object, what: str) -> None:
     """
-    Refuse `sudo` for a copy.
+    Refuse `sudo` for a ``path``, an ``upload`` or a ``download``.
 
     Raises
     ------
@@ -186,8 +188,8 @@ def refuse_sudo(sudo: object, direction: str) -> None:
     """
     if sudo is not None and sudo is not False:
         raise SshConfigError(
-            "sudo: a copy has the rights of the user who logs in: log in as another user, or"
-            f" {_OTHER_WAYS[direction]}"
+            f"sudo: {'a path' if what == 'path' else 'a copy'} has the rights of the user who logs"
+            f" in: log in as another user, or {_OTHER_WAYS[what]}"
         )
 
 

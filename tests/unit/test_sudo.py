@@ -79,6 +79,11 @@ def test_copies_with_sudo_are_refused_in_a_sentence_that_names_a_way() -> None:
                 copy(hosts, "/etc/b", "a", sudo=sudo)
 
 
+def test_path_with_sudo_is_refused_in_a_sentence_that_names_a_way() -> None:
+    with pytest.raises(SshConfigError, match="sudo: a path has the rights .*'tee'.*sudo=True"):
+        Host("nobody@192.0.2.1").path("/etc/shadow", sudo=True)
+
+
 def test_wrapped_script_is_valid_in_single_quotes_of_any_shell() -> None:
     """In its words for sudo there is nothing but the user, our mark and the shell."""
     command = Sudo("deploy", Secret(SECRET)).wrap('eval "$_ssh_s"', "/bin/ba'sh", "<12:")
