@@ -74,7 +74,8 @@ class SshFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
     changed in place, or replaced at the end of a transaction.  A file that is written gets its
     folder if that is missing, as on object stores.  Listings are not cached.
 
-    A file system with the text of a password or a private key cannot be pickled.
+    A file system with the text of a password or a private key can be neither pickled nor written
+    as JSON.
 
     Examples
     --------
@@ -92,8 +93,33 @@ class SshFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
         self.ssh_host = Host(host, **settings)
 
     def __reduce__(self) -> Any:
-        pickle.dumps(self.ssh_host)  # refuses secrets
+        self._refuse_secrets()
         return super().__reduce__()
+
+    def to_dict(self, **options: Any) -> Dict[str, Any]:
+        """
+        Return the arguments of this file system, which `to_json` writes.
+
+        Parameters
+        ----------
+        **options : Any
+            The options of `fsspec.AbstractFileSystem.to_dict`.
+
+        Returns
+        -------
+        Dict[str, Any]
+            The arguments, and the class.
+
+        Raises
+        ------
+        TypeError
+            A setting has the text of a password or a private key.
+        """
+        self._refuse_secrets()
+        return super().to_dict(**options)  # type: ignore[no-any-return]
+
+    def _refuse_secrets(self) -> None:
+        pickle.dumps(self.ssh_host)
 
     # Paths.
 

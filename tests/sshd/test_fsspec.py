@@ -103,8 +103,12 @@ def test_urls_name_the_host_and_the_path() -> None:
     assert web._strip_protocol(web.unstrip_protocol("x")) == "~/x"
     again = pickle.loads(pickle.dumps(web))
     assert again == web and again.ssh_host == web.ssh_host
-    with pytest.raises(Exception, match="not picklable"):
-        pickle.dumps(SshFileSystem("web1", password="geheim", config=None))
+    plain, secret = SshFileSystem("web1"), SshFileSystem("web1", password="geheim")
+    assert SshFileSystem.from_json(plain.to_json()) == plain
+    for write in (pickle.dumps, SshFileSystem.to_json):
+        with pytest.raises(Exception, match="not picklable"):
+            write(secret)
+    assert "geheim" not in repr(secret)
 
 
 def test_files_are_listed_read_and_replaced(files: SshFileSystem, tmp_path: Path) -> None:
