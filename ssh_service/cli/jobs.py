@@ -26,9 +26,10 @@ from ssh_service.errors import SshServiceError
 from ssh_service.fleet.hosts import connect_params
 from ssh_service.fleet.result import one_line
 from ssh_service.jobs import Job, JobState, find_job, start_job
+from ssh_service.jobs.finding import clean_jobs, find_or_finish_removal, look_at_all
 from ssh_service.jobs.job import signal_name
 from ssh_service.jobs.record import Seen, check_id
-from ssh_service.jobs.starting import clean_jobs, find_or_finish_removal, look_at_all, new_id
+from ssh_service.jobs.starting import new_id
 
 __all__ = ["clean", "kill", "list_", "logs", "remove", "start", "status", "wait"]
 

@@ -10,9 +10,10 @@ on the host, and `shell_parts` the functions that they share; `record` parses th
 over; `handle`, `lines` and `job` implement the public class; `starting` starts and finds jobs.
 """
 
+from ssh_service.jobs.finding import find_job, list_jobs
 from ssh_service.jobs.job import Job
 from ssh_service.jobs.lines import JobLines
 from ssh_service.jobs.record import JobState
-from ssh_service.jobs.starting import find_job, list_jobs, start_job
+from ssh_service.jobs.starting import start_job
 
 __all__ = ["Job", "JobLines", "JobState", "find_job", "list_jobs", "start_job"]

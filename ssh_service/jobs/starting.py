@@ -1,11 +1,11 @@
-"""Start jobs, find them again, list and clean them."""
+"""Start jobs, once for an id."""
 
 from __future__ import annotations
 
 import logging
 import secrets
 import time
-from typing import Any, List, Mapping, Optional, Union
+from typing import Any, Mapping, Optional, Union
 
 from ssh_service.commands import script as scripts_of_commands
 from ssh_service.commands.command import check_seconds
@@ -20,14 +20,14 @@ from ssh_service.errors import (
     SshConnectionLost,
     SshJobConflict,
     SshJobError,
-    SshJobNotFound,
     SshServiceError,
     copy_for_raise,
 )
 from ssh_service.jobs import scripts, start_scripts
-from ssh_service.jobs.handle import DAMAGED, ELSEWHERE, JobDestination
+from ssh_service.jobs.finding import OTHERS, not_ours
+from ssh_service.jobs.handle import JobDestination
 from ssh_service.jobs.job import Job
-from ssh_service.jobs.record import JobState, Seen, check_id, digest, parse_record
+from ssh_service.jobs.record import Seen, check_id, digest, parse_record
 from ssh_service.jobs.watcher import is_passing
 from ssh_service.transport.text import printable
 
@@ -38,8 +38,6 @@ _REPEAT_TIMEOUT = 60.0
 _MIN_RETRY, _MAX_RETRY = 0.1, 5.0
 # How often a start is repeated because another program removed the job in the meantime.
 _MAX_VANISHED = 5
-# States of jobs that cannot be managed from this host.
-_OTHERS = ("elsewhere", "damaged")
 _ANSWERS = ("started", "found", "file", "error")
 _MAY_RUN = "may have been started: find it, or start it again, by this id"
 # The maximum number of characters shown of a host's error text.
@@ -274,8 +272,8 @@ class Start:
         seen = self._host.query(scripts.look(self._id), _left(deadline)).get(self._id)
         if seen is None or seen.state.name == "missing":
             return None
-        if seen.state.name in _OTHERS:
-            raise _not_ours(self._host, seen)
+        if seen.state.name in OTHERS:
+            raise not_ours(self._host, seen)
         if seen.digest != self._digest:
             raise SshJobConflict(
                 f"{self._host.connection_id}: job {self._id} was started with another script,"
@@ -304,219 +302,6 @@ class Start:
         return SshJobError(
             f"{where}: job {self._id}: {text}", connection_id=where, job_id=self._id
         )
-
-
-def find_job(
-    destination: Mapping[str, Any],
-    id: str,
-    *,
-    sudo: Union[bool, str] = False,
-    sudo_password: Optional[SudoPassword] = None,
-    timeout: Optional[float] = None,
-    cache: Optional[SshClientCache] = None,
-) -> Job:
-    """
-    Find a job that this or another program started.
-
-    Parameters
-    ----------
-    destination : Mapping[str, Any]
-        The host; connect parameters as for `start_job`.
-    id : str
-        The job's name on the host.
-    sudo, sudo_password
-        As for `start_job`; a job that was started by sudo is found only by sudo.
-    timeout : Optional[float]
-        Seconds from this call, including connecting; None: no limit except that of connecting.
-    cache : Optional[SshClientCache]
-        The cache that the connection is taken from; None: `default_cache`.
-
-    Returns
-    -------
-    Job
-        The job; its `Job.state` is the host's current answer.
-
-    Raises
-    ------
-    SshConfigError
-        A parameter is invalid (a `ValueError`).
-    SshJobNotFound
-        The host has no such job (a `LookupError`).
-    SshJobError
-        The job belongs to another host that shares the home directory, or its record is damaged;
-        the message names that host, or the folder.
-    SshServiceError
-        The host could not be reached; the errors are those of `run`.
-
-    Notes
-    -----
-    Thread safety.  This may be called from any thread.
-    """
-    sudo_password = conceal_password(sudo_password)
-    check_id(id)
-    check_seconds("timeout", timeout, zero=False)
-    host = JobDestination(destination, cache, check_sudo(sudo, sudo_password))
-    seen = host.query(scripts.look(id), timeout, id).get(id)
-    if seen is None or seen.state.name == "missing":
-        raise SshJobNotFound(
-            f"{host.connection_id}: there is no job {id}",
-            connection_id=host.connection_id,
-            job_id=id,
-            state=None if seen is None else seen.state,
-        )
-    if seen.state.name in _OTHERS:
-        raise _not_ours(host, seen)
-    return Job(host, seen)
-
-
-def find_or_finish_removal(
-    destination: Mapping[str, Any],
-    job_id: str,
-    *,
-    sudo: Union[bool, str] = False,
-    sudo_password: Optional[SudoPassword] = None,
-    timeout: Optional[float] = None,
-    cache: Optional[SshClientCache] = None,
-) -> Job:
-    """Find a job; if there is none, remove what an interrupted removal has left, and raise."""
-    options = check_sudo(sudo, conceal_password(sudo_password))
-    password = None if options is None else options.password
-    try:
-        return find_job(
-            destination, job_id, sudo=sudo, sudo_password=password, timeout=timeout, cache=cache
-        )
-    except SshJobNotFound:
-        gone = Seen(job_id, JobState("missing"), token="0" * 16)
-        Job(JobDestination(destination, cache, options), gone).remove(timeout=timeout)
-        raise
-
-
-def list_jobs(
-    destination: Mapping[str, Any],
-    *,
-    sudo: Union[bool, str] = False,
-    sudo_password: Optional[SudoPassword] = None,
-    timeout: Optional[float] = None,
-    cache: Optional[SshClientCache] = None,
-) -> List[Job]:
-    """
-    List the jobs of a host, including those that are over.
-
-    Parameters
-    ----------
-    destination : Mapping[str, Any]
-        The host; connect parameters as for `start_job`.
-    sudo, sudo_password
-        As for `start_job`; jobs that were started by sudo are found only by sudo.
-    timeout : Optional[float]
-        Seconds from this call, including connecting; None: no limit except that of connecting.
-    cache : Optional[SshClientCache]
-        The cache that the connection is taken from; None: `default_cache`.
-
-    Returns
-    -------
-    List[Job]
-        The jobs, sorted by id; the `Job.state` of each is the host's current answer.  Jobs of
-        other hosts that share the home directory, and jobs with a damaged record, are left out and
-        named in a log record.
-
-    Raises
-    ------
-    SshConfigError
-        A parameter is invalid (a `ValueError`).
-    SshServiceError
-        The host could not be reached; the errors are those of `run`.
-
-    Notes
-    -----
-    Thread safety.  This may be called from any thread.
-    """
-    sudo_password = conceal_password(sudo_password)
-    check_seconds("timeout", timeout, zero=False)
-    host = JobDestination(destination, cache, check_sudo(sudo, sudo_password))
-    found = _look_at_all(host, timeout)
-    others = [seen for seen in found if seen.state.name in _OTHERS]
-    for seen in others:
-        _log.info("%s", _not_ours(host, seen))
-    return [Job(host, seen) for seen in found if seen not in others]
-
-
-def look_at_all(
-    destination: Mapping[str, Any],
-    timeout: Optional[float],
-    cache: Optional[SshClientCache],
-    *,
-    sudo: Union[bool, str] = False,
-    sudo_password: Optional[SudoPassword] = None,
-) -> List[Seen]:
-    """Return the states of all jobs in a home directory, including those of other hosts."""
-    options = check_sudo(sudo, conceal_password(sudo_password))
-    return _look_at_all(JobDestination(destination, cache, options), timeout)
-
-
-def _look_at_all(host: JobDestination, timeout: Optional[float]) -> List[Seen]:
-    return sorted(host.query(scripts.list_all(), timeout).values())
-
-
-def clean_jobs(
-    destination: Mapping[str, Any],
-    older: float,
-    *,
-    sudo: Union[bool, str] = False,
-    sudo_password: Optional[SudoPassword] = None,
-    timeout: Optional[float] = None,
-    cache: Optional[SshClientCache] = None,
-) -> List[str]:
-    """
-    Remove jobs that ended some time ago, and what failed starts and removals left.
-
-    A running job is never removed.
-
-    Parameters
-    ----------
-    destination : Mapping[str, Any]
-        The host; connect parameters as for `start_job`.
-    older : float
-        The minimum number of seconds since a job's end, by the host's clock; if the end is
-        unknown, since its start.
-    sudo, sudo_password
-        As for `start_job`; jobs that were started by sudo are removed only by sudo.
-    timeout : Optional[float]
-        Seconds from this call, including connecting; None: no limit except that of connecting.
-    cache : Optional[SshClientCache]
-        The cache that the connection is taken from; None: `default_cache`.
-
-    Returns
-    -------
-    List[str]
-        The ids of the jobs that were removed.
-
-    Raises
-    ------
-    SshConfigError
-        A parameter is invalid (a `ValueError`).
-    SshJobError
-        The folder of a job cannot be removed; the message names it.
-    SshServiceError
-        The host could not be reached; the errors are those of `run`.  The call may be repeated.
-    """
-    options = check_sudo(sudo, conceal_password(sudo_password))
-    check_seconds("older", older)
-    check_seconds("timeout", timeout, zero=False)
-    host = JobDestination(destination, cache, options)
-    return sorted(host.query(scripts.clean(older), timeout))
-
-
-def _not_ours(host: JobDestination, seen: Seen) -> SshJobError:
-    what = DAMAGED.format(seen.job_id)
-    if seen.state.name == "elsewhere":
-        what = ELSEWHERE.format(seen.job_id, seen.state.host)
-    return SshJobError(
-        f"{host.connection_id}: job {seen.job_id} {what}",
-        connection_id=host.connection_id,
-        job_id=seen.job_id,
-        state=seen.state,
-    )
 
 
 def _answer(process: CompletedProcess) -> Any:

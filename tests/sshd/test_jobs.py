@@ -30,7 +30,7 @@ from ssh_service.jobs import handle as handle_module
 from ssh_service.jobs import job as job_module
 from ssh_service.jobs import scripts
 from ssh_service.jobs import watcher as watcher_module
-from ssh_service.jobs.starting import clean_jobs
+from ssh_service.jobs.finding import clean_jobs
 from ssh_service.testing.local_sshd import Sshd, find_sshd
 from tests.common import PATIENCE, Outcome, eventually, in_threads, is_running
 from tests.servers import find_shell, litter, make_ash, make_program, sshd_with_shell

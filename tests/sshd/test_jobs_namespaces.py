@@ -10,7 +10,7 @@ from typing import Iterator, List
 import pytest
 
 from ssh_service import Job, SshClientCache, SshJobError, find_job, list_jobs, run, start_job
-from ssh_service.jobs.starting import clean_jobs
+from ssh_service.jobs.finding import clean_jobs
 from ssh_service.testing.local_sshd import Sshd, find_sshd
 from tests.common import PATIENCE, eventually
 from tests.servers import make_program
