@@ -6,8 +6,9 @@ process on any machine with the same login.
 
 The modules, from the bottom up: `start_scripts` and `scripts` contain the shell scripts that run
 on the host, and `shell_parts` the functions that they share; `record` parses their output;
-`questions` and `watcher` maintain the one session per destination that all threads query jobs
-over; `handle`, `lines` and `job` implement the public class; `starting` starts and finds jobs.
+`questions`, `session` and `watcher` maintain the one session per destination that all threads
+query jobs over; `handle`, `lines` and `job` implement the public class; `finding` finds jobs, and
+`starting` starts them.
 """
 
 from ssh_service.jobs.finding import find_job, list_jobs

@@ -25,8 +25,9 @@ from ssh_service.errors import (
 from ssh_service.jobs.handle import JobDestination
 from ssh_service.jobs.job import Job
 from ssh_service.jobs.record import Seen, check_id, digest
+from ssh_service.jobs.session import is_passing
 from ssh_service.jobs.starting import Start, new_id
-from ssh_service.jobs.watcher import Waiter, is_passing
+from ssh_service.jobs.watcher import Waiter
 from ssh_service.params import ConnectKey, Destination
 
 _log = logging.getLogger(__name__)

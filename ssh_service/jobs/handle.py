@@ -19,15 +19,8 @@ from ssh_service.errors import (
 )
 from ssh_service.jobs.questions import Question
 from ssh_service.jobs.record import JobState, Seen, answer, parse
-from ssh_service.jobs.watcher import (
-    MAX_ENDS,
-    Waiter,
-    Watcher,
-    ends_by_itself,
-    is_passing,
-    useless_error,
-    watcher_of,
-)
+from ssh_service.jobs.session import MAX_ENDS, ends_by_itself, is_passing, useless_error
+from ssh_service.jobs.watcher import Waiter, Watcher, watcher_of
 from ssh_service.params import ConnectParams
 
 # Seconds before a query is repeated whose answer was lost with the connection; doubled each time.

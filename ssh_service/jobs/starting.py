@@ -28,7 +28,7 @@ from ssh_service.jobs.finding import OTHERS, not_ours
 from ssh_service.jobs.handle import JobDestination
 from ssh_service.jobs.job import Job
 from ssh_service.jobs.record import Seen, check_id, digest, parse_record
-from ssh_service.jobs.watcher import is_passing
+from ssh_service.jobs.session import is_passing
 from ssh_service.transport.text import printable
 
 _log = logging.getLogger(__name__)
