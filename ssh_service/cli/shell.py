@@ -172,19 +172,22 @@ class _Session:
         self._wake()
 
     def _copy_input(self) -> None:
-        escapes = EscapeFilter() if self._terminal else None
         with contextlib.suppress(OSError):  # the session, or the terminal, is gone
-            for data in iter(lambda: _read(_STDIN), b""):
-                leave = False
-                if escapes is not None:
-                    data, leave = escapes.feed(data)
-                if data:
-                    self._channel.sendall(data)
-                if leave:
-                    self._closing = True
-                    self._wake()
-                    return
-            self._channel.shutdown_write()
+            self._send_input()
+
+    def _send_input(self) -> None:
+        escapes = EscapeFilter() if self._terminal else None
+        for data in iter(lambda: _read(_STDIN), b""):
+            leave = False
+            if escapes is not None:
+                data, leave = escapes.feed(data)
+            if data:
+                self._channel.sendall(data)
+            if leave:
+                self._closing = True
+                self._wake()
+                return
+        self._channel.shutdown_write()
 
 
 def _read(descriptor: int) -> bytes:

@@ -73,7 +73,7 @@ def test_fish_completes_hosts_options_and_commands(home: Path) -> None:
     def complete(line: str) -> List[str]:
         script = f'ssh-service completion fish | source; complete -C "{line}"'
         found = subprocess.check_output(
-            ["fish", "--no-config", "-c", script],
+            ["fish", "-c", script],
             env={**os.environ, **environment(home)},
             cwd=str(home),
             timeout=PATIENCE,

@@ -20,7 +20,7 @@ readonly for_an_sshd=openssh-server
 # All that a test may ask for: what is missing in a root is a failure there, as in CI.
 readonly for_the_suite=openssh-server,openssh-client,openssh-sftp-server,python3,python3-venv,make,\
 procps,iproute2,locales,mount,util-linux,passwd,sudo,ca-certificates,git,rsync,\
-dropbear-bin,tinysshd,proftpd-core,proftpd-mod-crypto,busybox,tcsh,fish,zsh,mksh
+dropbear-bin,tinysshd,proftpd-core,proftpd-mod-crypto,busybox,tcsh,fish,zsh,mksh,man-db,groff-base
 
 die() {
     echo "${0##*/}: $*" >&2
