@@ -37,6 +37,8 @@ def test_terminal_passes_keys_and_size_and_the_exit_status(command: Command) -> 
         terminal.resize(40, 120)
         terminal.type(b"until stty size | grep '40 120'; do :; done; echo go; cat\r")
         terminal.wait_for(b"40 120\r\ngo\r\n")
+        terminal.type(b"cats\r")
+        terminal.wait_for(b"cats\r\ncats\r\n")
         terminal.type(b"\x03")  # Ctrl-C, for the remote cat
         terminal.wait_for(b"\\^C")
         terminal.type(b"printf '<%s>' \"$TERM\"; exit 7\r")
