@@ -28,9 +28,10 @@ _HASH = (
 )
 
 # Gives a server its own users and rules, in a mount namespace of its own, where sudo remembers
-# passwords apart from the machine's.
+# passwords apart from the machine's.  (All of /etc: a mount on a single file ends as soon as a
+# program such as `useradd` replaces that file, in any namespace.)
 _MOUNTS = """\
-for name in passwd shadow sudoers; do mount --bind "$1/$name" "/etc/$name" || exit; done
+mount --bind "$1/etc" /etc || exit
 mount -t tmpfs none /run && mkdir -m 755 /run/sshd || exit
 [ ! -d /var/lib/sudo ] || mount -t tmpfs none /var/lib/sudo || exit
 shift
@@ -59,7 +60,9 @@ class SudoHost:
         for made in (self.home, self.programs, folder / "root"):
             made.mkdir()
         os.chown(self.home, UID, UID)
-        self._sudoers, self._log = folder / "sudoers", folder / "sudo.log"
+        etc = folder / "etc"
+        subprocess.run(["cp", "-a", "/etc", str(etc)], check=True)
+        self._sudoers, self._log = etc / "sudoers", folder / "sudo.log"
         others = "".join(
             f"{user.pw_name}:x:{user.pw_uid}:{user.pw_gid}::{user.pw_dir}:{user.pw_shell}\n"
             for user in pwd.getpwall()
@@ -67,9 +70,9 @@ class SudoHost:
         )
         root = f"root:x:0:0::{folder}/root:/bin/sh\n"
         user = f"{USER}:x:{UID}:{UID}::{self.home}:/bin/bash\n"
-        (folder / "passwd").write_text(root + others + user)
-        (folder / "shadow").write_text(f"root:*:19000::::::\n{USER}:{_HASH}:19000::::::\n")
-        (folder / "shadow").chmod(0o600)
+        (etc / "passwd").write_text(root + others + user)
+        (etc / "shadow").write_text(f"root:*:19000::::::\n{USER}:{_HASH}:19000::::::\n")
+        (etc / "shadow").chmod(0o600)
         self._sudoers.write_text("")
         self._sudoers.chmod(0o440)
         self.rules(ALL)
