@@ -226,8 +226,12 @@ class CopyContext:
     def log_that_nothing_is_deleted(self, path: bytes) -> None:
         """Log a warning, after failures of a copy with `delete`."""
         count = len(self.failures)
-        text = "%r: nothing was deleted, because %d entries could not be copied"
-        _log.warning(text, display_path(path), count)
+        entries = "1 entry" if count == 1 else f"{count} entries"
+        if self.options.dry_run:
+            text = "%r: nothing would be deleted, because %s cannot be copied"
+        else:
+            text = "%r: nothing was deleted, because %s could not be copied"
+        _log.warning(text, display_path(path), entries)
 
     def log_if_not_resumed(self, path: bytes) -> None:
         """Log a message if a copy with ``resume=True`` found nothing to resume."""

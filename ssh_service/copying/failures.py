@@ -38,6 +38,7 @@ __all__ = [
     "missing_folder",
     "not_a_folder",
     "not_a_file_error",
+    "not_expanded",
     "checksum_mismatch_error",
     "display_path",
     "sticky_folder",
@@ -46,6 +47,9 @@ __all__ = [
 
 # The text for ENOSPC if there may be space for data.
 NO_INODES = "No space left on device: the file system has no inode left for another file"
+_HOME_NOT_EXPANDED = (
+    "No such file or directory: a ~ is not expanded in a local path; os.path.expanduser does that"
+)
 _ERRNOS = {
     protocol.NO_SUCH_FILE: errno.ENOENT,
     protocol.PERMISSION_DENIED: errno.EACCES,
@@ -113,7 +117,10 @@ def _explain_local(error: OSError, path: bytes) -> Optional[str]:
         if error.errno == errno.ENOENT:
             if os.path.islink(path):
                 return None if os.path.exists(path) else dangling_link(os.readlink(path))
-            return None if os.path.exists(folder) else missing_folder(folder)
+            if path.startswith(b"~"):
+                return _HOME_NOT_EXPANDED
+            missing = None if os.path.exists(folder) else missing_folder(folder)
+            return not_expanded(path) or missing
         if error.errno == errno.ENOTDIR and os.path.exists(folder) and not os.path.isdir(folder):
             return not_a_folder(folder)
         if error.errno in (errno.EACCES, errno.EPERM):
@@ -135,6 +142,13 @@ def dangling_link(text: bytes) -> str:
         f"No such file or directory: it is a symbolic link to {display_path(text)!r}, which does"
         " not exist"
     )
+
+
+def not_expanded(path: bytes) -> Optional[str]:
+    """Return the error text for a missing path that is a pattern; None if it is none."""
+    if any(character in path for character in b"*?["):
+        return "No such file or directory: patterns are not expanded; name one file or folder"
+    return None
 
 
 def missing_folder(folder: bytes) -> str:

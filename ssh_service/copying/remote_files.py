@@ -11,6 +11,7 @@ from ssh_service.copying.failures import (
     Refused,
     dangling_link,
     missing_folder,
+    not_expanded,
     not_a_folder,
     sticky_folder,
 )
@@ -369,10 +370,12 @@ class RemoteFiles:
             file = await self._file_on_way(folder)
             if file is not None:
                 return refused.as_error(errno.ENOTDIR, not_a_folder(file))
-            return refused.as_error(errno.ENOENT, missing_folder(folder))
+            text = not_expanded(path) or missing_folder(folder)
+            return refused.as_error(errno.ENOENT, text)
         if not is_folder(parent):
             return refused.as_error(errno.ENOTDIR, not_a_folder(folder))
-        return None
+        pattern = not_expanded(path) if refused.errno == errno.ENOENT else None
+        return refused.as_error(errno.ENOENT, pattern) if pattern else None
 
     async def _file_on_way(self, path: bytes) -> Optional[bytes]:
         """Return the part of a missing path that is not a folder, if that is why it is missing."""

@@ -180,9 +180,10 @@ def test_nothing_is_deleted_if_an_entry_failed(
         with pytest.raises(error):
             one(session, source, target, contents=True, delete=True, on_error=on_error)
         assert (target / "old").exists()
-    assert "nothing was deleted" in caplog.text
+    assert "nothing was deleted, because 1 entry could not be copied" in caplog.text
     plan = one(session, source, target, contents=True, delete=True, dry_run=True)
     assert len(plan.failed) == 1 and not plan.deleted
+    assert "nothing would be deleted, because 1 entry cannot be copied" in caplog.text
 
 
 @BOTH

@@ -660,6 +660,23 @@ def test_a_target_that_cannot_be_created_says_what_is_wrong_with_its_path(
         assert text in str(caught.value)
 
 
+@BOTH
+def test_missing_source_with_a_pattern_says_that_it_is_none(
+    copy: Copy, session: SftpSession, tmp_path: Path
+) -> None:
+    for name in ("*.log", "no/*.log"):
+        with pytest.raises(FileNotFoundError, match="patterns are not expanded"):
+            copy(session, tmp_path / name, tmp_path / "target")
+    (tmp_path / "[1]").write_bytes(b"x")
+    copy(session, tmp_path / "[1]", tmp_path / "*")
+    assert (tmp_path / "*").read_bytes() == b"x"
+
+
+def test_local_tilde_says_that_it_is_not_expanded(session: SftpSession, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="~ is not expanded in a local path"):
+        upload(session, "~/no-such-file", tmp_path / "target")
+
+
 def test_full_disk_is_reported_and_keeps_the_old_file(
     session: SftpSession, tmp_path: Path, mount: Callable[..., None]
 ) -> None:
