@@ -14,6 +14,7 @@ _COMMAS_IN_BRACKETS = re.compile(r"\[[^]]*,[^]]*\]")
 # Only digits, commas and dashes in brackets; an IPv6 address in brackets has colons.
 RANGE = re.compile(r"\[([0-9][0-9,-]*)\]")
 _UNCLOSED_RANGE = re.compile(r"\[[0-9][0-9,-]*\Z")
+_LIKE_IPV6 = re.compile(r"[0-9A-Fa-f:.]+(%.+)?\Z")
 _NAME = re.compile(r"[^\s@\[\]{}*?\"'`$;&|<>()\\/,]+\Z")
 
 
@@ -65,7 +66,10 @@ def split_address(text: str) -> Tuple[str, str, str]:
     if at and not user:
         raise ValueError("no user before the @")
     if ":" in user:
-        raise ValueError("a password cannot be part of it: give the setting 'password'")
+        raise ValueError(
+            "a password cannot be part of it, as logs and lists of processes would show it: give"
+            " the setting 'password'"
+        )
     colon = port = ""
     if rest.startswith("["):
         host, bracket, more = rest[1:].partition("]")
@@ -76,6 +80,8 @@ def split_address(text: str) -> Tuple[str, str, str]:
         host, colon, port = rest.partition(":")
     else:  # no port, or the colons of an IPv6 address
         host = rest
+        if ":" in rest and not _LIKE_IPV6.match(rest):
+            raise ValueError("it has too many colons; an IPv6 address with a port is [::1]:22")
     if not host:
         raise ValueError("no host")
     if colon and not port:

@@ -46,6 +46,7 @@ def test_text_means_the_same_as_the_mapping(text: str, means: Dict[str, Any]) ->
         ("web[01-40", r"a bracket is not closed; a range is \[01-40\]"),
         ("web[01-40]", "a range stands for several hosts"),
         ("web1:ssh", "'ssh' is not a port number"),
+        ("web1:22:33", "too many colons; an IPv6 address with a port"),
         ("@web1", "no user before the @"),
         ("", "no host"),
     ],
