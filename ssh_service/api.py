@@ -22,7 +22,7 @@ from ssh_service.commands.output import (
 )
 from ssh_service.commands.remote_process import RemoteProcess
 from ssh_service.commands.result import CommandFuture, CompletedProcess
-from ssh_service.commands.script import Script, StrPath, one_script
+from ssh_service.commands.script import Script, StrPath, one_script, resembles_args
 from ssh_service.commands.stdin import one_input
 from ssh_service.commands.sudo import SudoPassword, check_sudo, conceal_password
 from ssh_service.connections.cache import SshClientCache, check_cache
@@ -153,6 +153,7 @@ def start(
         cwd=cwd,
         sudo=check_sudo(sudo, sudo_password, args is not None and shell is not None),
         is_command=args is not None,
+        resembles_args=resembles_args(script),
         timeout=timeout,
         stdin=one_input(stdin, input),
         more_stdin=True,
@@ -320,6 +321,7 @@ def run(
         cwd=cwd,
         sudo=check_sudo(sudo, sudo_password, args is not None and shell is not None),
         is_command=args is not None,
+        resembles_args=resembles_args(script),
         timeout=timeout,
         stdin=one_input(stdin, input),
         stdout=_output("stdout", stdout, on_stdout, encoding) or Output(max_output),

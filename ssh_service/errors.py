@@ -369,8 +369,8 @@ class SshExitError(SshCommandError, CalledProcessError):
         self.stderr = getattr(process, "stderr", None)
 
     @classmethod
-    def of(cls, process: Any) -> SshExitError:
-        """Return the error for a `CompletedProcess`."""
+    def of(cls, process: Any, hint: str = "") -> SshExitError:
+        """Return the error for a `CompletedProcess`, with a hint at the end of its message."""
         if process.exit_signal is not None:
             how = f"was ended by the signal {process.exit_signal[0]}"
         elif process.exit_status is None:
@@ -381,7 +381,7 @@ class SshExitError(SshCommandError, CalledProcessError):
         lines = process.stderr[-4 * _MAX_TEXT :].split("\n")
         last = " / ".join([line.strip() for line in lines if line.strip()][-_MAX_LINES:])
         end = f": {last[-_MAX_TEXT:]!r}" if last else ""
-        text = f"{where}the command {how}{end}"
+        text = f"{where}the command {how}{end}{hint}"
         return cls(text, process=process, connection_id=process.connection_id)
 
 
@@ -395,6 +395,12 @@ class SshCwdError(SshCommandError, OSError):
 
 class SshCwdNotFoundError(SshCwdError, FileNotFoundError):
     """A command's `cwd` does not exist, so that nothing was run."""
+
+
+def kind_of_path(value: object) -> str:
+    """Return the name of a wrong type; for an `SshPath`, also what to pass instead."""
+    name = type(value).__name__
+    return f"{name}; pass str(path)" if name == "SshPath" else name
 
 
 def cwd_error(code: int, cwd: str, text: str, connection_id: str) -> SshCwdError:

@@ -68,6 +68,8 @@ class Command(Terminable):
         The options of sudo, which runs the script; None: it is run without sudo.
     is_command : bool
         Whether the script is one command with its arguments, quoted, which sudo runs itself.
+    resembles_args : bool
+        Whether the script was a list that looks like one command with its arguments.
     timeout : Optional[float]
         Seconds from now until the command must have ended, the time in the queue included; None:
         no limit.
@@ -115,6 +117,7 @@ class Command(Terminable):
         cwd: Optional[StrPath] = None,
         sudo: Optional[Sudo] = None,
         is_command: bool = False,
+        resembles_args: bool = False,
         timeout: Optional[float] = None,
         stdin: bytes = b"",
         more_stdin: bool = False,
@@ -145,6 +148,7 @@ class Command(Terminable):
         self._outcome: Optional[Tuple[Optional[CompletedProcess], Optional[BaseException]]] = None
         self._text, self._env = script.join(text), script.check_environment(env)
         self._encoding = encoding or "utf-8"
+        self.resembles_args = resembles_args
         self.stdin = Stdin(stdin, more_stdin, connection_id, terminal=pty)
         self.stdin.request_pump = lambda: self._hand_over(self.stdin.pump)
         held = HeldInput(self.stdin, connection_id) if sudo is not None and is_command else None
@@ -485,6 +489,7 @@ class Command(Terminable):
             self._exit_signal,
             self._encoding,
             self.connection_id,
+            self.resembles_args,
         )
 
     def _settle(

@@ -204,4 +204,6 @@ class RemoteProcess:
             process.exit_status,
             process.exit_signal,
             process.encoding,
+            process.connection_id,
+            self._command.resembles_args,
         )

@@ -13,6 +13,9 @@ _log = logging.getLogger(__name__)
 
 # Seconds to wait for the standard library's lock, which an interrupted thread may have left taken.
 _TORN_LOCK_TIMEOUT = 1.0
+# The exit statuses of a shell that could not run a command.
+_NOT_RUN = (126, 127)
+_ARGS_HINT = "a list is the lines of a script; for one command with its arguments, pass args=[...]"
 
 
 class CompletedProcess:
@@ -44,7 +47,9 @@ class CompletedProcess:
         ``user@host:port`` of the connection.
     """
 
-    connection_id: Optional[str] = None  # objects that 0.1.0 pickled lack this attribute
+    # Objects that earlier releases pickled lack these attributes.
+    connection_id: Optional[str] = None
+    _resembles_args = False
 
     def __init__(
         self,
@@ -56,6 +61,7 @@ class CompletedProcess:
         exit_signal: Optional[Tuple[str, bool, str, str]] = None,
         encoding: str = "utf-8",
         connection_id: Optional[str] = None,
+        resembles_args: bool = False,
     ) -> None:
         self.command = command
         self.env: Optional[Dict[str, str]] = dict(env) if env else None
@@ -66,14 +72,21 @@ class CompletedProcess:
         self.stderr_bytes = stderr
         self.encoding = encoding
         self.connection_id = connection_id
+        self._resembles_args = resembles_args
         self._texts: Dict[str, str] = {}
 
     def __repr__(self) -> str:
         return (
             f"<{type(self).__name__} exit_status={self.exit_status}"
             f" exit_signal={self.exit_signal and self.exit_signal[0]}"
-            f" stdout={len(self.stdout_bytes)} bytes stderr={len(self.stderr_bytes)} bytes>"
+            f" stdout={len(self.stdout_bytes)} bytes stderr={len(self.stderr_bytes)} bytes"
+            f"{self._hint()}>"
         )
+
+    def _hint(self) -> str:
+        """Return what to say about a script whose lines seem to be the words of a command."""
+        is_likely = self._resembles_args and self.exit_status in _NOT_RUN
+        return f"; {_ARGS_HINT}" if is_likely else ""
 
     @property
     def returncode(self) -> Optional[int]:
@@ -97,7 +110,7 @@ class CompletedProcess:
             # Imported here, so that unpickling a `CompletedProcess` does not need paramiko.
             from ssh_service.errors import SshExitError
 
-            raise SshExitError.of(self)
+            raise SshExitError.of(self, self._hint())
 
     @property
     def stdout(self) -> str:

@@ -9,7 +9,7 @@ import shlex
 from typing import Any, Callable, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Union
 
 from ssh_service import known_servers
-from ssh_service.errors import SshConfigError
+from ssh_service.errors import SshConfigError, kind_of_path
 
 Script = Union[str, Iterable[str]]
 StrPath = Union[str, "os.PathLike[str]"]
@@ -29,6 +29,8 @@ _WORD_SIZE = 4096
 _SPECIAL = re.compile(r'([\\"$`])')
 _NEWLINE = re.compile(r"\n(?![0-9:[])")
 _LINE_END = re.compile(r"\r?\n")
+# The name of a command without arguments: neither a comment nor a variable.
+_ONE_WORD = re.compile(r"[^\s#=]+\Z")
 # Characters that are special within single quotes in some shell: any, fish, or csh.
 _SPECIAL_IN_QUOTES = re.compile(r"(['\\!])")
 
@@ -83,12 +85,22 @@ def one_script(script: Optional[Script], args: Optional[Sequence[Any]]) -> Scrip
         if isinstance(word, os.PathLike):
             word = os.fspath(word)
         if not isinstance(word, str):
-            got = type(word).__name__
+            got = kind_of_path(word)
             raise SshConfigError(f"args: item {number}: expected str or a path, got {got}")
         words.append(word)
     if not words or not words[0]:
         raise SshConfigError("args: the command is missing; expected a list such as ['ls', '-l']")
     return " ".join(map(quote, words))
+
+
+def resembles_args(script: Optional[Script]) -> bool:
+    """Return whether a script is a list that looks like one command with its arguments."""
+    return (
+        isinstance(script, (list, tuple))
+        and len(script) > 1
+        and isinstance(script[0], str)
+        and _ONE_WORD.match(script[0]) is not None
+    )
 
 
 def join(script: Script) -> str:

@@ -27,7 +27,7 @@ _FAILURES: Dict[bytes, str] = {
 }
 _HINTS = (
     ("tty", "; if sudo requires a terminal, pass pty=True"),
-    ("password is required", "; pass sudo_password"),
+    ("password is required", "; pass sudo_password, or args if the rules allow only a command"),
 )
 # What sudo prints if it refuses to run a command, at the beginning of its first line.
 _REFUSALS = (b"sudo: ", b"Sorry, ")

@@ -9,7 +9,7 @@ from typing import Dict, Optional, Tuple
 
 from ssh_service.commands.marks import Marks
 from ssh_service.commands.script import quote_for_any_shell
-from ssh_service.errors import SshConfigError, SshCwdError, cwd_error
+from ssh_service.errors import SshConfigError, SshCwdError, cwd_error, kind_of_path
 
 _HOME = re.compile(r"~([A-Za-z0-9._][A-Za-z0-9._@-]*)?\Z")
 # Writes a mark with the reason unless the folder can be entered and, with `{same}`, is the current
@@ -40,7 +40,7 @@ def check_cwd(cwd: object) -> str:
     if isinstance(cwd, os.PathLike):
         cwd = os.fspath(cwd)
     if not isinstance(cwd, str):
-        raise SshConfigError(f"cwd: expected a path on the server, got {type(cwd).__name__}")
+        raise SshConfigError(f"cwd: expected a path on the server, got {kind_of_path(cwd)}")
     if "\0" in cwd or "\n" in cwd:
         raise SshConfigError(f"cwd: a path cannot contain NUL or a line end, got {cwd!r:.80}")
     if not cwd.startswith("/") and not _HOME.match(cwd.partition("/")[0]):

@@ -6,7 +6,7 @@ import os
 from typing import Any, NamedTuple, Optional, Tuple, Union
 
 from ssh_service.copying.exclusions import Patterns, check_patterns
-from ssh_service.errors import SshConfigError
+from ssh_service.errors import SshConfigError, kind_of_path
 
 __all__ = ["Options", "check_path", "seconds"]
 
@@ -101,7 +101,7 @@ def check_path(name: str, value: Any) -> Union[str, bytes]:
     try:
         path: Union[str, bytes] = os.fspath(value)
     except TypeError:
-        got = type(value).__name__
+        got = kind_of_path(value)
         text = f"{name}: expected one path, a str, bytes or os.PathLike, got {got}"
         raise SshConfigError(text) from None
     if (0 if isinstance(path, bytes) else "\0") in path:

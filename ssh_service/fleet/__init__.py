@@ -170,6 +170,7 @@ def run(
         "sudo": sudo,
         "sudo_password": sudo_password,
         "is_command": args is not None,
+        "resembles_args": scripts.resembles_args(script),
         "stdin": _checked_input(stdin, input),
         "max_output": max_output,
     }

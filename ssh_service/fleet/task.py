@@ -151,6 +151,7 @@ def start(
         cwd=arguments["cwd"],
         sudo=check_sudo(arguments["sudo"], arguments["sudo_password"]),
         is_command=arguments["is_command"],
+        resembles_args=arguments["resembles_args"],
         timeout=task.timeout,
         stdin=arguments["stdin"],
         stdout=stdout or Output(arguments["max_output"]),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, List
 
 import pytest
 
@@ -74,6 +76,33 @@ def test_args_reach_the_command_to_the_letter(web: Host, tmp_path: Path) -> None
     program.write_text("#!/bin/sh\necho ran\n")
     program.chmod(0o755)
     assert web.run(args=[program], timeout=PATIENCE).stdout == "ran\n"
+
+
+def test_list_that_was_meant_as_args_gets_a_hint_where_it_fails(
+    web: Host, cache: SshClientCache
+) -> None:
+    words, hint = ["echo", "a b"], "lines of a script; for one command .* pass args="
+    with pytest.raises(SshExitError, match=f"status 127: .*{hint}"):
+        web.run(words, check=True, timeout=PATIENCE)
+    (there,) = fleet.run([web], words, cache=cache)
+    for done in (web.run(words, timeout=PATIENCE), web.start(words).result(), there.process):
+        assert re.search(hint, repr(done)) and re.search(
+            hint, repr(pickle.loads(pickle.dumps(done)))
+        )
+    others: List[Any] = ["echo\na b", ["cd /", "no-such"], ["#", "no-such"], ["A=b", "no-such"]]
+    for script in [*others, ["true", "pwd"]]:
+        assert "args" not in repr(web.run(script, timeout=PATIENCE))
+
+
+def test_path_of_a_host_is_refused_with_what_to_pass(web: Host) -> None:
+    path = web.path("/tmp")
+    for call in (
+        lambda: web.run(args=["ls", path]),
+        lambda: web.run("ls", cwd=path),
+        lambda: web.upload("setup.py", path),
+    ):
+        with pytest.raises(SshConfigError, match=r"got SshPath; pass str\(path\)"):
+            call()
 
 
 def test_input_is_what_the_command_reads(web: Host) -> None:
