@@ -71,14 +71,14 @@ def _run(arguments: List[str]) -> int:
     except SystemExit:  # click exits if a pipe is closed
         return 128 + signal.SIGPIPE
     except Exception as error:
-        from ssh_service.errors import (  # imports paramiko, which --help does not need
-            SshServiceError,
-        )
+        # These import paramiko, which --help does not need.
+        from ssh_service.cli.report import in_options
+        from ssh_service.errors import SshServiceError
 
         if not isinstance(error, SshServiceError):
             raise
         # Raised before the work started.
-        click.echo(f"{_PROGRAM}: {error}", err=True)
+        click.echo(f"{_PROGRAM}: {in_options(str(error))}", err=True)
         return 2 if isinstance(error, ValueError) else 1
     return status if isinstance(status, int) else 0
 

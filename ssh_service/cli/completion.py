@@ -41,8 +41,13 @@ complete -o nosort -F %(complete_func)s %(prog_name)s
 
 
 def prepare() -> None:
-    """Let click use this module's script for bash."""
-    from click.shell_completion import BashComplete, add_completion_class, split_arg_string
+    """Let click use this module's scripts for bash and fish."""
+    from click.shell_completion import (
+        BashComplete,
+        FishComplete,
+        add_completion_class,
+        split_arg_string,
+    )
 
     class _BashComplete(BashComplete):
         source_template = _BASH
@@ -53,7 +58,14 @@ def prepare() -> None:
             incomplete = "" if line[-1:].isspace() or len(words) < 2 else words.pop()
             return words[1:], incomplete
 
+    class _FishComplete(FishComplete):
+        # click's script ends a description at its first comma.
+        source_template = FishComplete.source_template.replace(
+            'string split ","', 'string split --max 1 ","'
+        )
+
     add_completion_class(_BashComplete, "bash")
+    add_completion_class(_FishComplete, "fish")
 
 
 def script(command: click.Command, shell: str) -> str:

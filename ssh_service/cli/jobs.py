@@ -14,7 +14,7 @@ import click
 
 from ssh_service import settings
 from ssh_service.cli.inputs import CommandToRun
-from ssh_service.cli.report import escape_control_characters
+from ssh_service.cli.report import escape_control_characters, in_options
 from ssh_service.cli.targets import (
     check_parallel,
     collect,
@@ -236,7 +236,7 @@ def _run(
         failed.append(host)
         if interrupted.is_set():
             return
-        text = one_line(error)
+        text = in_options(one_line(error))
         if options["as_json"]:
             _print({"host": host, **({"id": job_id} if job_id else {}), "error": text})
         else:

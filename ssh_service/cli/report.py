@@ -35,6 +35,9 @@ _OPTIONS = {
     "(stall_timeout": "(--stall-timeout",
     "delete=True": "--delete",
     "delete='even-if-empty'": "--delete-even-if-empty",
+    "pass sudo_password": "give --ask-sudo-password",
+    "give the setting 'password'": "give --ask-password",
+    "list them with ssh_service.fleet.expand": "give one host",
 }
 
 

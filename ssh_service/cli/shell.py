@@ -61,6 +61,7 @@ class _Session:
         self._terminal = LocalTerminal(_STDIN) if os.isatty(_STDIN) else None
         self._signals: List[int] = []
         self._closing = False  # by `~.`, or as the output cannot be written
+        self._left = False  # by `~.`
         self._error: Optional[Exception] = None
         self._open_outputs = 2  # changed only under _lock
         self._lock = threading.Lock()
@@ -143,8 +144,11 @@ class _Session:
             self._channel.resize_pty(*terminal.size())
 
     def _status(self) -> int:
-        if self._error is not None:
-            _say(str(self._error))
+        if self._error is not None or self._left:
+            if self._terminal:  # the cursor is behind the host's prompt
+                with contextlib.suppress(OSError):
+                    _write(_STDERR, b"\n")
+            _say("connection closed" if self._error is None else str(self._error))
             return _NO_STATUS
         if self._closing:
             return _NO_STATUS
@@ -184,7 +188,7 @@ class _Session:
             if data:
                 self._channel.sendall(data)
             if leave:
-                self._closing = True
+                self._left = self._closing = True
                 self._wake()
                 return
         self._channel.shutdown_write()

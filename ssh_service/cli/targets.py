@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 import click
 
 from ssh_service.cli.asking import ask_secret
+from ssh_service.cli.report import in_options
 from ssh_service.errors import SshConfigError
 from ssh_service.fleet.hosts import expand, parse, unique
 from ssh_service.user_files import expand_home
@@ -33,7 +34,7 @@ def collect(hosts: Sequence[str], files: Sequence[str], where: str = "") -> List
         try:
             found += expand(pattern.strip())
         except SshConfigError as error:
-            raise click.UsageError(str(error)) from error
+            raise click.UsageError(in_options(str(error))) from error
     for name in files:
         of_file = _read_hosts(name)
         if not of_file:
@@ -68,7 +69,8 @@ def _read_hosts(name: str) -> List[str]:
             try:
                 found += expand(pattern)
             except SshConfigError as error:
-                raise click.UsageError(f"{_file_name(name)}:{number}: {error}") from error
+                text = in_options(str(error))
+                raise click.UsageError(f"{_file_name(name)}:{number}: {text}") from error
     return found
 
 

@@ -145,7 +145,7 @@ def dangling_link(text: bytes) -> str:
 
 
 def not_expanded(path: bytes) -> Optional[str]:
-    """Return the error text for a missing path that is a pattern; None if it is none."""
+    """Return the error text for a missing path that is a pattern, otherwise None."""
     if any(character in path for character in b"*?["):
         return "No such file or directory: patterns are not expanded; name one file or folder"
     return None

@@ -11,8 +11,8 @@ from ssh_service.copying.failures import (
     Refused,
     dangling_link,
     missing_folder,
-    not_expanded,
     not_a_folder,
+    not_expanded,
     sticky_folder,
 )
 from ssh_service.copying.paths import MAX_NAME_LENGTH, basename, folder_of, sibling

@@ -70,7 +70,7 @@ def test_hosts_and_options_are_completed_as_they_are_typed(shell: Terminal) -> N
 def test_fish_completes_hosts_options_and_commands(home: Path) -> None:
     require_part(shutil.which("fish"), "fish: apt install fish")
 
-    def complete(line: str) -> List[str]:
+    def lines(line: str) -> List[List[str]]:
         script = f'ssh-service completion fish | source; complete -C "{line}"'
         found = subprocess.check_output(
             ["fish", "-c", script],
@@ -78,8 +78,12 @@ def test_fish_completes_hosts_options_and_commands(home: Path) -> None:
             cwd=str(home),
             timeout=PATIENCE,
         )
-        return [each.split("\t")[0] for each in found.decode().splitlines()]
+        return [each.split("\t") for each in found.decode().splitlines()]
 
+    def complete(line: str) -> List[str]:
+        return [each[0] for each in lines(line)]
+
+    assert lines("ssh-service dem") == [["demo", "Watch the library work, without a server."]]
     assert complete("ssh-service up") == ["upload"]
     assert complete("ssh-service run --sc") == ["--script"]
     assert set(complete("ssh-service run -f list -H ")) == {

@@ -62,6 +62,7 @@ def test_stopped_shell_gives_the_terminal_back_and_tilde_dot_leaves(command: Com
         terminal.type(b"~~b\r")
         terminal.wait_for(b"~b\r\n~b\r\n")
         terminal.type(b"~.")
+        terminal.wait_for(b"\r\nssh-service: connection closed\r\n")
         assert terminal.end() == 255
         assert terminal.settings() == before
 
@@ -103,6 +104,10 @@ def test_without_a_terminal_input_and_output_are_passed_on(command: Command) -> 
     assert (done.stderr, done.returncode) == (b"err\n", 0)
     done = run(command("web1", "kill -9 $$"), b"")
     assert (done.stderr, done.returncode) == (b"ssh-service: ended by signal KILL\n", 137)
+
+
+def test_command_may_follow_two_hyphens(command: Command) -> None:
+    assert run(command("web1", "--", "printf", "%s", "a", "--"), b"").stdout == b"a--"
 
 
 def test_host_that_refuses_is_status_255_and_one_line(command: Command) -> None:

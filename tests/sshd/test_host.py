@@ -95,7 +95,7 @@ def test_list_that_was_meant_as_args_gets_a_hint_where_it_fails(
 
 
 def test_path_of_a_host_is_refused_with_what_to_pass(web: Host) -> None:
-    path = web.path("/tmp")
+    path: Any = web.path("/tmp")
     for call in (
         lambda: web.run(args=["ls", path]),
         lambda: web.run("ls", cwd=path),

@@ -13,7 +13,7 @@ from ssh_service.cli.options import CONTEXT, HOST_OPTIONS, Decorator, Seconds, a
 __all__ = ["download_command", "upload_command"]
 
 
-class Rate(click.FloatRange):
+class Rate(click.types.FloatParamType):
     """A rate as rsync's ``--bwlimit`` reads it, as bytes per second; None for 0."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
@@ -25,7 +25,24 @@ class Rate(click.FloatRange):
         return float(number) * 1024 ** ("KMGT".index(unit or "K") + 1) or None
 
 
+def _refuse_sudo(context: click.Context, option: click.Parameter, value: bool) -> None:
+    if value:
+        raise click.UsageError(
+            "--sudo: a copy has the rights of the user who logs in: log in as another user (-l),"
+            " or use a folder of yours and `ssh-service run --sudo -- install -m 644 FROM TO`",
+            context,
+        )
+
+
 COPY_OPTIONS: List[Decorator] = [
+    click.option(
+        "--sudo",
+        "--ask-sudo-password",
+        is_flag=True,
+        hidden=True,
+        expose_value=False,
+        callback=_refuse_sudo,
+    ),
     click.option(
         "--stall-timeout",
         type=Seconds(),

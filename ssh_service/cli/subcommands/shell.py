@@ -34,4 +34,5 @@ def shell_command(host: str, command: Tuple[str, ...], **options: Any) -> int:
     """  # noqa: D301
     from ssh_service.cli import shell
 
-    return shell.run(host, command, **options)
+    # As with ssh, the command may follow `--`.
+    return shell.run(host, command[1:] if command[:1] == ("--",) else command, **options)
