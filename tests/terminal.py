@@ -47,7 +47,8 @@ class Terminal:
         self.resize(*size)
         streams: Dict[str, Any] = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
         self.process = subprocess.Popen(
-            ["setsid", "--ctty", *command],
+            # In the background, SIGINT may be ignored, which children inherit.
+            ["env", "--default-signal=INT", "setsid", "--ctty", *command],
             env={**inherited, "TERM": "xterm", **(env or {})},
             **{**streams, **options},
         )

@@ -66,13 +66,16 @@ class FileOutput(CallbackOutput):
         if self._has_failed:
             return
         try:
-            while piece:
-                written = self._file.write(piece)
-                # A raw file may write only a part, and then returns how much.
-                piece = piece[written:] if isinstance(written, int) else None
+            self._write_all(piece)
         except Exception as error:
             self._has_failed = True
             self.on_failure(stdio_error(f"{self._name} cannot be written", self._file, error))
+
+    def _write_all(self, piece: Any) -> None:
+        while piece:
+            written = self._file.write(piece)
+            # A raw file may write only a part, and then returns how much.
+            piece = piece[written:] if isinstance(written, int) else None
 
 
 def feed(stdin: Stdin, file: IO[Any], on_failure: OnFailure) -> None:
@@ -87,8 +90,7 @@ def feed(stdin: Stdin, file: IO[Any], on_failure: OnFailure) -> None:
 
     def run() -> None:
         try:
-            for data in iter(lambda: _read(file), b""):
-                stdin.write(data)
+            _copy(file, stdin)
         except BrokenPipeError:
             pass  # the command has ended, and need not have read everything
         except Exception as error:
@@ -97,6 +99,11 @@ def feed(stdin: Stdin, file: IO[Any], on_failure: OnFailure) -> None:
             stdin.close()
 
     threads.start_thread(run, "ssh-service-stdin")
+
+
+def _copy(file: IO[Any], stdin: Stdin) -> None:
+    for data in iter(lambda: _read(file), b""):
+        stdin.write(data)
 
 
 def _read(file: IO[Any]) -> bytes:

@@ -86,7 +86,8 @@ def test_fish_completes_hosts_options_and_commands(home: Path) -> None:
     assert lines("ssh-service dem") == [["demo", "Watch the library work, without a server."]]
     assert complete("ssh-service up") == ["upload"]
     assert complete("ssh-service run --sc") == ["--script"]
-    assert set(complete("ssh-service run -f list -H ")) == {
+    # The system's ssh_config may have more.
+    assert set(complete("ssh-service run -f list -H ")) >= {
         *("rack1", "rack2", "listed", "included", "web01", "known:2222"),
     }
 

@@ -19,6 +19,7 @@ from ssh_service import (
     SshConnectError,
     api,
     close_all,
+    copies,
     default_cache,
     fleet,
     operations,
@@ -196,7 +197,7 @@ def test_connection_used_only_for_copies_expires(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(api, "IDLE_TIMEOUT", 0.05)
+    monkeypatch.setattr(copies, "IDLE_TIMEOUT", 0.05)
     (tmp_path / "here").write_text("text")
     upload(mock_sshd.connect_params, tmp_path / "here", str(tmp_path / "there"), cache=ssh_cache)
     assert (tmp_path / "there").read_text() == "text"

@@ -120,3 +120,4 @@ class AuthServer:
         for transport in self._transports:
             transport.close()
             transport.join()
+            transport.packetizer.complete_handshake()  # which may have been cut: ends its timer

@@ -63,19 +63,25 @@ def examine_target(root: TargetFolder, deletions: Deletions, on_step: Callable[[
     """
     tree = SourceTree(root.path, root.fd)
     try:
-        device = os.fstat(root.fd).st_dev
-        to_examine = [b""]
-        while to_examine:
-            on_step()
-            folder = to_examine.pop()
-            entries = _list(tree, root.path, folder)
-            to_examine += deletions.examine(folder, entries, device=device)
-        for link in deletions.links:
-            parts = parts_below(root.root or b"/", join(root.root or b"/", link))
-            if parts is not None:
-                deletions.protect(b"/".join(parts))
+        _examine(tree, root, deletions, on_step)
     finally:
         tree.close()
+    for link in deletions.links:
+        parts = parts_below(root.root or b"/", join(root.root or b"/", link))
+        if parts is not None:
+            deletions.protect(b"/".join(parts))
+
+
+def _examine(
+    tree: SourceTree, root: TargetFolder, deletions: Deletions, on_step: Callable[[], None]
+) -> None:
+    device = os.fstat(root.fd).st_dev
+    to_examine = [b""]
+    while to_examine:
+        on_step()
+        folder = to_examine.pop()
+        entries = _list(tree, root.path, folder)
+        to_examine += deletions.examine(folder, entries, device=device)
 
 
 def _list(tree: SourceTree, root: bytes, folder: bytes) -> List[_Entry]:
