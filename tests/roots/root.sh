@@ -5,22 +5,27 @@
 #
 #   tests/roots/root.sh make trixie               make it, unless it is there
 #   tests/roots/root.sh test trixie [ARGUMENT...] the suite in it, with arguments for pytest
+#   tests/roots/root.sh python trixie ARGUMENT... its Python there, in the checkout
 #   tests/roots/root.sh sshd bullseye             print the path of its sshd, for SSH_SERVICE_SSHD
 #
 # SSH_SERVICE_ROOTS   the folder of the roots (~/.cache/ssh_service-roots)
 # SSH_SERVICE_MIRROR  the package source, where that of this machine's apt has not the release
 # SSH_SERVICE_AS      who runs the suite: root, or tester, an ordinary user of the root's
+# SSH_SERVICE_PYTHON  the Python that runs the suite (python3); sid also has python3.14 and 3.15
 set -euo pipefail
 
 readonly roots=${SSH_SERVICE_ROOTS:-$HOME/.cache/ssh_service-roots}
 checkout=$(cd "$(dirname "$0")/../.." && pwd)
 readonly checkout
+readonly python=${SSH_SERVICE_PYTHON:-python3}
 
 readonly for_an_sshd=openssh-server
 # All that a test may ask for: what is missing in a root is a failure there, as in CI.
 readonly for_the_suite=openssh-server,openssh-client,openssh-sftp-server,python3,python3-venv,make,\
 procps,iproute2,locales,mount,util-linux,passwd,sudo,ca-certificates,git,rsync,\
 dropbear-bin,tinysshd,proftpd-core,proftpd-mod-crypto,busybox,tcsh,fish,zsh,mksh,man-db,groff-base
+# The Pythons that no stable release of Debian has.
+readonly of_sid=python3.14,python3.14-venv,python3.15,python3.15-venv
 
 die() {
     echo "${0##*/}: $*" >&2
@@ -47,6 +52,7 @@ make_root() {
     command -v debootstrap >/dev/null || die "needs debootstrap (Debian: apt install debootstrap)"
     # Before 3.8 there is nothing to run the suite with; its sshd is what is wanted.
     [ "$release" != bullseye ] || packages=$for_an_sshd
+    [ "$release" != sid ] || packages=$packages,$of_sid
     source=$(mirror)
     [ -n "$source" ] || die "apt knows no source of packages; SSH_SERVICE_MIRROR names one"
     rm -rf "$root"
@@ -62,7 +68,7 @@ make_root() {
 # What the suite needs from PyPI, fetched here for the root's Python, which has no network.
 fetch_wheels() {
     local root=$1 version machine
-    version=$(chroot "$root" python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    version=$(chroot "$root" "$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     machine=$(uname -m)
     rm -rf "$root/wheels"
     python3 -m pip download -qq --disable-pip-version-check --dest "$root/wheels" \
@@ -84,16 +90,16 @@ print(" ".join(sorted(set(line for line in lines.split("\n") if line and "#" not
 PYTHON
 }
 
-test_in() {
+python_in() {
     local release=$1 root=$roots/$1
     shift
     make_root "$release"
-    [ -x "$root/usr/bin/python3" ] || die "$release has no Python for the suite; see: sshd $release"
+    [ -x "$root/usr/bin/$python" ] || die "$release has no $python for the suite; see: sshd $release"
     fetch_wheels "$root"
     # The mounts are the namespace's own, and end with it; bash is its init, which reaps.
     unshare --mount --pid --net --fork --kill-child -- bash -euc '
-        root=$1 checkout=$2 who=$3
-        shift 3
+        root=$1 checkout=$2 who=$3 python=$4
+        shift 4
         mount --make-rprivate /
         mount --bind "$root" "$root" # whose propagation unshare can change only if it is a mount
         mount -t proc proc "$root/proc"
@@ -123,15 +129,16 @@ test_in() {
             sh -euc '\''
                 cd /srv
                 ssh -V
-                python3 -m venv .venv
+                "$1" -m venv .venv
+                shift
                 pip="python -m pip --quiet --disable-pip-version-check"
                 .venv/bin/$pip install --no-index --find-links /wheels setuptools wheel
                 .venv/bin/$pip install --no-index --find-links /wheels --no-build-isolation \
                     --editable ".[tests,demo]"
-                exec .venv/bin/python -m pytest "$@"
-            '\'' suite "$@" || status=$?
+                exec .venv/bin/python "$@"
+            '\'' suite "$python" "$@" || status=$?
         exit "$status"
-    ' root "$root" "$checkout" "${SSH_SERVICE_AS:-root}" "$@"
+    ' root "$root" "$checkout" "${SSH_SERVICE_AS:-root}" "$python" "$@"
 }
 
 # A program that is the root's sshd out here, with those of the root's libraries that this machine
@@ -159,7 +166,8 @@ lacking() {
 
 case "${1:-} ${2:-}" in
     "make "?*) make_root "$2" ;;
-    "test "?*) test_in "${@:2}" ;;
+    "test "?*) python_in "$2" -m pytest "${@:3}" ;;
+    "python "?*) python_in "${@:2}" ;;
     "sshd "?*) sshd_of "$2" ;;
-    *) die "make, test or sshd, and a release of Debian; see the head of this file" ;;
+    *) die "make, test, python or sshd, and a release of Debian; see the head of this file" ;;
 esac
