@@ -4,7 +4,8 @@ Parts of the pages that are generated from the code.
 ``{from-code} NAME``
     A table: ``connect-parameters``, ``service-settings``, ``host-settings``,
     ``file-share-settings``, ``call-settings``; of the benchmarks, ``benchmark-run`` (what was run)
-    and ``benchmark-commands``, ``benchmark-copies``, ``benchmark-costs``.
+    and ``benchmark-commands``, ``benchmark-copies``, ``benchmark-costs``; ``servers``, what was
+    found with each server.
 ``{error-class} NAME``
     The description of an error, from its docstring.  The build fails if an error has none.
 """
@@ -31,6 +32,7 @@ from ssh_service import errors, params
 from ssh_service.services import settings
 
 FIGURES = Path(__file__).resolve().parents[1] / "benchmarks.json"
+SERVERS = Path(__file__).resolve().parents[1] / "servers.json"
 
 OURS = "ssh_service"
 
@@ -105,6 +107,30 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
+def _servers() -> Iterator[str]:
+    report = json.loads(SERVERS.read_text("utf-8"))
+    servers = report["servers"]
+    for server in servers:
+        yield f"- **{server['name']}**: {server['version']}"
+    yield ""
+    rows = (
+        (check, *(server["outcomes"][check] for server in servers)) for check in report["checks"]
+    )
+    yield from _table(("", *(server["name"] for server in servers)), rows)
+    limits = [
+        f"- {server['name']}, {check}: {reason}"
+        for server in servers
+        for check, reason in server["limits"].items()
+    ]
+    if limits:
+        yield ""
+        yield "The limits of servers' own:"
+        yield ""
+        yield from limits
+    yield ""
+    yield f"Checked on {report['checked']}."
+
+
 _TABLES = {
     "benchmark-commands": lambda: _benchmarks("commands"),
     "benchmark-copies": lambda: _benchmarks("copies"),
@@ -114,6 +140,7 @@ _TABLES = {
     "connect-parameters": _connect_parameters,
     "file-share-settings": lambda: _settings(settings.FILE_SHARE),
     "host-settings": lambda: _settings(settings.HOST),
+    "servers": _servers,
     "service-settings": lambda: _settings(settings.COMMON),
 }
 

@@ -146,12 +146,17 @@ class Dropbear(LocalServer):
         self._key = " ".join(public.split()[:2])
         self._host_key, self._folder = host_key, folder
         self._process: Optional["subprocess.Popen[bytes]"] = None
-
-    def __enter__(self) -> "Dropbear":
         with socket.socket() as sock:
             sock.bind((self.host, 0))
             self.port = int(sock.getsockname()[1])
         Path(self.known_hosts).write_text(f"[{self.host}]:{self.port} {self._key}\n")
+
+    def __enter__(self) -> "Dropbear":
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Start it; on the same port if it ran before."""
         listen = ["-p", f"{self.host}:{self.port}", "-r", self._host_key]
         listen += ["-P", str(self._folder / "dropbear.pid")]
         with open(self._folder / "dropbear.log", "wb") as log:
@@ -162,7 +167,6 @@ class Dropbear(LocalServer):
                 stderr=log,
             )
         eventually(self._listens, "dropbear listens")
-        return self
 
     def _listens(self) -> bool:
         assert self._process is not None and self._process.poll() is None, self.log()
@@ -170,6 +174,10 @@ class Dropbear(LocalServer):
             return sock.connect_ex((self.host, self.port)) == 0
 
     def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End it, and all that its sessions have left running."""
         process, self._process = self._process, None
         if process is not None:
             process_tree.kill_all(lambda: process_tree.descendants(process.pid))
