@@ -63,16 +63,14 @@ def examine_target(root: TargetFolder, deletions: Deletions, on_step: Callable[[
     """
     tree = SourceTree(root.path, root.fd)
     try:
-        _examine(tree, root, deletions, on_step)
+        _examine_folders(tree, root, deletions, on_step)
     finally:
         tree.close()
-    for link in deletions.links:
-        parts = parts_below(root.root or b"/", join(root.root or b"/", link))
-        if parts is not None:
-            deletions.protect(b"/".join(parts))
+    _protect_targets_of_links(root.root or b"/", deletions)
 
 
-def _examine(
+# Functions of their own, as Ctrl-C where such a loop turns would skip `finally` in Python 3.13.
+def _examine_folders(
     tree: SourceTree, root: TargetFolder, deletions: Deletions, on_step: Callable[[], None]
 ) -> None:
     device = os.fstat(root.fd).st_dev
@@ -82,6 +80,13 @@ def _examine(
         folder = to_examine.pop()
         entries = _list(tree, root.path, folder)
         to_examine += deletions.examine(folder, entries, device=device)
+
+
+def _protect_targets_of_links(root: bytes, deletions: Deletions) -> None:
+    for link in deletions.links:
+        parts = parts_below(root, join(root, link))
+        if parts is not None:
+            deletions.protect(b"/".join(parts))
 
 
 def _list(tree: SourceTree, root: bytes, folder: bytes) -> List[_Entry]:
