@@ -54,6 +54,7 @@ internal_names = (
     "ssh_service.copying.check_path",
     "ssh_service.copying.copy",
     "ssh_service.copying.limits_from_now",
+    "ssh_service.copying.local_end",
     "ssh_service.copying.run_copy",
     "ssh_service.params.conceal",
     "ssh_service.params.conceal_keys",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Callable, Optional, Union
+from typing import BinaryIO, Callable, Optional, Union
 
 from ssh_service import copying, operations, params
 from ssh_service.commands.script import StrPath
@@ -19,7 +19,7 @@ __all__ = ["download", "upload"]
 
 def upload(
     destination: Union[Destination, SshTransport],
-    local_path: StrPath,
+    local_path: Union[StrPath, bytes, bytearray, memoryview, BinaryIO],
     remote_path: StrPath,
     *,
     recursive: bool = True,
@@ -54,9 +54,11 @@ def upload(
         The server: ``"[user@]host[:port]"``, connect parameters such as
         ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.resolve` lists all), a
         `Host`, or an open connection.
-    local_path : Union[str, os.PathLike]
+    local_path : Union[str, os.PathLike, bytes, BinaryIO]
         The local file or folder.  The path is used literally: neither patterns nor ``~`` are
-        expanded.
+        expanded.  Bytes (also a bytearray or a memoryview) are not a path, but the content of the
+        file `remote_path`.  A binary file object is read from its current position to its end, and
+        not closed.
     remote_path : Union[str, os.PathLike]
         The target on the server; a relative path starts at the home directory.  ``~`` or
         ``~user`` at the start is expanded, the rest is used literally.
@@ -173,7 +175,7 @@ def upload(
 def download(
     destination: Union[Destination, SshTransport],
     remote_path: StrPath,
-    local_path: StrPath,
+    local_path: Union[StrPath, BinaryIO],
     *,
     recursive: bool = True,
     timeout: Optional[float] = None,
@@ -210,9 +212,10 @@ def download(
     remote_path : Union[str, os.PathLike]
         The file or folder on the server; a relative path starts at the home directory.  ``~`` or
         ``~user`` at the start is expanded, the rest is used literally: no patterns.
-    local_path : Union[str, os.PathLike]
+    local_path : Union[str, os.PathLike, BinaryIO]
         The local target, used literally.  Whatever the server sends, nothing is written outside
-        the target.
+        the target.  A binary file object is written to at its current position, and not closed; if
+        the copy fails, it has received a part of the file.
     recursive : bool
         Whether to copy folders; if False, a folder is an error.
     timeout : Optional[float]

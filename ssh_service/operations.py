@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import Future
-from typing import Any, Callable, Mapping, Optional
+from typing import Any, BinaryIO, Callable, Mapping, Optional, Union
 
 from ssh_service import background, copying, params
 from ssh_service.commands import left_running
@@ -117,7 +117,7 @@ def submit_command(
 def upload(
     cache: SshClientCache,
     connect_params: params.Destination,
-    local_path: StrPath,
+    local_path: Union[StrPath, bytes, bytearray, memoryview, BinaryIO],
     remote_path: StrPath,
     **options: Any,
 ) -> Optional[CopyPlan]:
@@ -131,7 +131,7 @@ def download(
     cache: SshClientCache,
     connect_params: params.Destination,
     remote_path: StrPath,
-    local_path: StrPath,
+    local_path: Union[StrPath, BinaryIO],
     **options: Any,
 ) -> Optional[CopyPlan]:
     """Copy a file or a tree from a destination."""
@@ -144,8 +144,8 @@ def copy(
     direction: str,
     cache: SshClientCache,
     target: ConnectParams,
-    source_path: StrPath,
-    target_path: StrPath,
+    source_path: Union[StrPath, bytes, bytearray, memoryview, BinaryIO],
+    target_path: Union[StrPath, BinaryIO],
     *,
     timeout: Optional[float] = None,
     stall_timeout: Optional[float] = None,
@@ -174,11 +174,14 @@ def copy(
     check_limits(idle_timeout, max_lifetime)
     copy_options = copying.Options(**options).check()
     limits = copying.limits_from_now(timeout, stall_timeout)
-    names = ("local_path", "remote_path")
-    for name, path in zip(
-        names if direction == "upload" else names[::-1], (source_path, target_path)
-    ):
-        copying.check_path(name, path)
+    source: Any = source_path
+    end: Any = target_path
+    if direction == "upload":
+        source, copy_options = copying.local_end(source_path, copy_options, is_upload=True)
+        copying.check_path("remote_path", target_path)
+    else:
+        end, copy_options = copying.local_end(target_path, copy_options, is_upload=False)
+        copying.check_path("remote_path", source_path)
     meter = copying.Meter(progress)
     name, subscribers = target.connection_id, cache.subscribers
     with CopyTracker(name, direction, subscribers, lambda: meter.reading) as tracker:
@@ -189,9 +192,7 @@ def copy(
                 before()
                 tracker.publish_started()
                 transport = lease.connection.result()[0]
-                return copying.copy(
-                    direction, transport, source_path, target_path, copy_options, limits, meter
-                )
+                return copying.copy(direction, transport, source, end, copy_options, limits, meter)
             except SshConnectionLost as lost:
                 if lost.sent or last_try:
                     raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from enum import Enum
 from typing import Any, Callable, ClassVar, Dict, Mapping
 
@@ -148,6 +149,8 @@ class SshFileShareService(FileShareService, SshService):
         target: str,
         recursive: bool,
     ) -> None:
+        # Bytes are paths here, as in mlos_bench, and not the content of a file.
+        source, target = (os.fsdecode(p) if isinstance(p, bytes) else p for p in (source, target))
         merged = self._merge(params)
         self._require_context()
         settings.require_identity_files(merged)

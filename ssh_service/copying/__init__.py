@@ -31,6 +31,8 @@ stale_files, resume_marker    the remains of dead copies on the server: removed,
 self_copy_guard               detects a tree that is copied into itself
 upload_file, download_file    one file, by SFTP
 upload_link                   a symbolic link, copied as a link
+upload_content                bytes, or a file object, as the content of one file
+download_object               one file, into a file object
 tar                           the archive format for many small files
 upload_stream, upload_merge   many small files uploaded in one stream; into an existing folder
 download_stream               many small files downloaded in one stream
@@ -49,13 +51,13 @@ stream did not deliver are copied by SFTP.
 
 from __future__ import annotations
 
-from typing import Optional, Union
+from typing import BinaryIO, Optional, Union
 
 from ssh_service.copying.exclusions import Patterns
 from ssh_service.copying.options import Options, check_path, seconds
 from ssh_service.copying.plan import CopyPlan, PlannedAction
 from ssh_service.copying.progress import Meter, Progress, ProgressCallback, ProgressTo
-from ssh_service.copying.running import Path, copy, run_copy
+from ssh_service.copying.running import Path, copy, local_end, run_copy
 from ssh_service.copying.sftp.time_limits import TimeLimits
 from ssh_service.transport import SshTransport
 
@@ -73,6 +75,7 @@ __all__ = [
     "copy",
     "download",
     "limits_from_now",
+    "local_end",
     "run_copy",
     "upload",
 ]
@@ -80,7 +83,7 @@ __all__ = [
 
 def upload(
     transport: SshTransport,
-    local_path: Path,
+    local_path: Union[Path, bytearray, memoryview, BinaryIO],
     remote_path: Path,
     *,
     recursive: bool = True,
@@ -119,8 +122,10 @@ def upload(
     ----------
     transport : SshTransport
         The connection.
-    local_path : Path
-        The local file or folder; patterns and ``~`` are not expanded.
+    local_path : Union[str, os.PathLike, bytes, BinaryIO]
+        The local file or folder; patterns and ``~`` are not expanded.  Bytes (also a bytearray or
+        a memoryview) are the content of the file `remote_path`.  A binary file object is read from
+        its current position to its end, and not closed.
     remote_path : Path
         The target.  Relative to the home directory; ``~`` or ``~user`` at the start is expanded,
         patterns are not.
@@ -210,13 +215,14 @@ def upload(
         max_rate=max_rate,
     ).check()
     limits = limits_from_now(timeout, stall_timeout)
-    return copy("upload", transport, local_path, remote_path, options, limits, progress)
+    source, options = local_end(local_path, options, is_upload=True)
+    return copy("upload", transport, source, remote_path, options, limits, progress)
 
 
 def download(
     transport: SshTransport,
     remote_path: Path,
-    local_path: Path,
+    local_path: Union[Path, BinaryIO],
     *,
     recursive: bool = True,
     timeout: Optional[float] = None,
@@ -249,8 +255,9 @@ def download(
     remote_path : Path
         The file or folder on the server.  Relative to the home directory; ``~`` or ``~user`` at
         the start is expanded, patterns are not.
-    local_path : Path
-        The local target; patterns and ``~`` are not expanded.
+    local_path : Union[str, bytes, os.PathLike, BinaryIO]
+        The local target; patterns and ``~`` are not expanded.  A binary file object is written to
+        at its current position, and not closed.
     recursive : bool
         Whether a folder may be copied; if False, a folder is an error.
     timeout : Optional[float]
@@ -339,7 +346,8 @@ def download(
         max_rate=max_rate,
     ).check()
     limits = limits_from_now(timeout, stall_timeout)
-    return copy("download", transport, remote_path, local_path, options, limits, progress)
+    target, options = local_end(local_path, options, is_upload=False)
+    return copy("download", transport, remote_path, target, options, limits, progress)
 
 
 def limits_from_now(timeout: Optional[float], stall_timeout: Optional[float]) -> TimeLimits:

@@ -13,6 +13,7 @@ from typing import Optional, Union
 
 from ssh_service.copying.context import CopyContext
 from ssh_service.copying.failures import checksum_mismatch_error
+from ssh_service.copying.local.file_objects import SourceBytes
 from ssh_service.copying.local.source_file import SourceFile
 from ssh_service.copying.local.target_file import TargetFile
 from ssh_service.copying.parts import move_parts
@@ -42,7 +43,10 @@ _COMMAND = (
 
 
 async def verify(
-    context: CopyContext, path: bytes, size: int, local_file: Union[SourceFile, TargetFile]
+    context: CopyContext,
+    path: bytes,
+    size: int,
+    local_file: Union[SourceFile, SourceBytes, TargetFile],
 ) -> None:
     """
     Compare a copy with its source, for ``verify=True``.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
 from ssh_service.copying.checksums import digest_by_shell, matches_digest, verify
 from ssh_service.copying.context import CopyContext
@@ -12,6 +12,7 @@ from ssh_service.copying.failures import (
     display_path,
     was_rewritten,
 )
+from ssh_service.copying.local.file_objects import TargetObject
 from ssh_service.copying.local.target_file import (
     TargetFile,
     digest_at,
@@ -27,7 +28,16 @@ from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.errors import SshTransferError
 
-__all__ = ["FileDownload", "FileToCopy", "finish", "is_up_to_date"]
+__all__ = [
+    "FileDownload",
+    "FileToCopy",
+    "finish",
+    "is_up_to_date",
+    "read_parts",
+    "read_unannounced",
+    "require_unchanged",
+    "was_rewritten_there",
+]
 
 # The maximum size of a file with st_size 0 that has content (such as those in /proc), in bytes.
 _MAX_UNANNOUNCED = 16 * 1024 * 1024
@@ -140,16 +150,14 @@ class FileDownload:
                 if target.resumed_size:
                     await self._check_resumed(size, target)
                 if size:
-                    await self._read_parts(handle, size, target)
+                    await read_parts(self._context, source, handle, size, target)
                 else:
-                    size = await self._read_unannounced(handle, target)
+                    size = await read_unannounced(self._context, source, handle, target)
                 after = parse_attributes(await remote.ask_stat_open(handle), source)
-                if _was_rewritten(before, after):
-                    # rclone reports the time of its cache from the first read until the close.
+                if was_rewritten_there(before, after):
                     is_open = False
                     await remote.ask_close(handle)
-                    if not _is_unchanged(before, await remote.stat(source)):
-                        raise changed_during_copy_error(source, "remote")
+                    await require_unchanged(self._context, source, before)
                 await self._verify(size, target)
                 finish(self._context, target, before)
             except (SshTransferError, Refused):
@@ -176,44 +184,61 @@ class FileDownload:
         if not target.is_device:
             await verify(self._context, self._source, size, target)
 
-    async def _read_parts(self, handle: bytes, size: int, target: TargetFile) -> None:
-        source, progress, ask_read = self._source, self._context.progress, self._remote.ask_read
 
-        def ask(offset: int, count: int) -> Reply:
-            return ask_read(handle, offset, count)
+async def read_parts(
+    context: CopyContext,
+    source: bytes,
+    handle: bytes,
+    size: int,
+    target: Union[TargetFile, TargetObject],
+    in_order: bool = False,
+) -> None:
+    """Read an open file, except what was resumed, into the target."""
+    progress, ask_read = context.progress, context.remote.ask_read
 
-        def take(reply: Reply, offset: int, count: int) -> int:
-            data = parse_data(reply, source, count)
-            received = sum(map(len, data))  # some servers return less than requested, anywhere
-            if not received:
-                raise changed_during_copy_error(source, "remote")
-            target.write(offset, data)
-            progress.advance(received)
-            return received
+    def ask(offset: int, count: int) -> Reply:
+        return ask_read(handle, offset, count)
 
-        progress.advance(target.resumed_size)
-        await move_parts(
-            self._context.byte_budget, self._remote.parts(target.resumed_size, size), ask, take
-        )
+    def take(reply: Reply, offset: int, count: int) -> int:
+        data = parse_data(reply, source, count)
+        received = sum(map(len, data))  # some servers return less than requested, anywhere
+        if not received:
+            raise changed_during_copy_error(source, "remote")
+        target.write(offset, data)
+        progress.advance(received)
+        return received
 
-    async def _read_unannounced(self, handle: bytes, target: TargetFile) -> int:
-        """Read a file of size 0, which may have content, to its end; return its size."""
-        offset, count = 0, protocol.SAFE_DATA_SIZE
-        while True:
-            data = parse_data(
-                await self._remote.ask_read(handle, offset, count), self._source, count
-            )
-            received = sum(map(len, data))
-            if not received:  # some servers report end-of-file, others send empty data
-                return offset
-            if offset > _MAX_UNANNOUNCED:
-                raise changed_during_copy_error(self._source, "remote")
-            target.write(offset, data)
-            offset += received
-            self._context.progress.advance(received)
+    progress.advance(target.resumed_size)
+    parts = context.remote.parts(target.resumed_size, size)
+    await move_parts(context.byte_budget, parts, ask, take, in_order)
 
 
-def _was_rewritten(before: Attributes, after: Attributes) -> bool:
+async def read_unannounced(
+    context: CopyContext, source: bytes, handle: bytes, target: Union[TargetFile, TargetObject]
+) -> int:
+    """Read a file of size 0, which may have content, to its end; return its size."""
+    offset, count = 0, protocol.SAFE_DATA_SIZE
+    while True:
+        data = parse_data(await context.remote.ask_read(handle, offset, count), source, count)
+        received = sum(map(len, data))
+        if not received:  # some servers report end-of-file, others send empty data
+            return offset
+        if offset > _MAX_UNANNOUNCED:
+            raise changed_during_copy_error(source, "remote")
+        target.write(offset, data)
+        offset += received
+        context.progress.advance(received)
+
+
+async def require_unchanged(context: CopyContext, source: bytes, before: Attributes) -> None:
+    """Raise an error if a file, which is closed by now, has changed."""
+    # rclone reports the time of its cache from the first read until the close.
+    if not _is_unchanged(before, await context.remote.stat(source)):
+        raise changed_during_copy_error(source, "remote")
+
+
+def was_rewritten_there(before: Attributes, after: Attributes) -> bool:
+    """Return whether a file on the server seems to have been overwritten or truncated."""
     times = (before.mtime or 0, after.mtime or 0)
     return was_rewritten(before.size or 0, times[0], after.size or 0, times[1])
 

@@ -10,6 +10,7 @@ from typing import Optional
 from ssh_service.copying.download_file import FileDownload
 from ssh_service.copying.download_stream import DownloadStream
 from ssh_service.copying.downloading import Download
+from ssh_service.copying.exclusions import Excludes
 from ssh_service.copying.failures import local_error
 from ssh_service.copying.listing import SourceFolder
 from ssh_service.copying.local.planned_tree import PlannedTree
@@ -43,9 +44,14 @@ class PlannedDownload(Download):
         return None
 
     async def _is_left_out(
-        self, folder: SourceFolder, entry: FolderEntry, path: bytes, link_reply: Optional[Reply]
+        self,
+        folder: SourceFolder,
+        entry: FolderEntry,
+        path: bytes,
+        link_reply: Optional[Reply],
+        excludes: Excludes,
     ) -> bool:
-        if not await super()._is_left_out(folder, entry, path, link_reply):
+        if not await super()._is_left_out(folder, entry, path, link_reply, excludes):
             return False
         kind = "folder" if is_folder(entry.attributes) else "file"
         root = b"" if self._tree is None else self._tree.root.path

@@ -14,6 +14,7 @@ from ssh_service.copying.context import MANY_FILES, CopyContext
 from ssh_service.copying.deletions import Deletions, SourceNames
 from ssh_service.copying.download_file import FileDownload, FileToCopy, is_up_to_date
 from ssh_service.copying.download_stream import DownloadStream
+from ssh_service.copying.exclusions import Excludes
 from ssh_service.copying.failures import (
     Refused,
     copy_into_itself_error,
@@ -356,7 +357,10 @@ class Download:
                     if self._tree is not None and entry.filename == self._tree.marker:
                         await self._fail(copy_into_itself_error(folder_path, "remote"))
                     continue  # an unfinished file of another copy
-                if await self._is_left_out(folder, entry, path, link_reply):
+                excludes = self._context.excludes
+                if excludes is not None and await self._is_left_out(
+                    folder, entry, path, link_reply, excludes
+                ):
                     if self._names is not None:
                         self._names.add(b"/".join(names), entry.filename, is_excluded=True)
                     continue
@@ -386,11 +390,14 @@ class Download:
             await self._stream.flush()
 
     async def _is_left_out(
-        self, folder: SourceFolder, entry: FolderEntry, path: bytes, link_reply: Optional[Reply]
+        self,
+        folder: SourceFolder,
+        entry: FolderEntry,
+        path: bytes,
+        link_reply: Optional[Reply],
+        excludes: Excludes,
     ) -> bool:
-        excludes, attributes = self._context.excludes, entry.attributes
-        if excludes is None:
-            return False
+        attributes = entry.attributes
         relative = b"/".join((*folder.names, entry.filename))
         if link_reply is None or self._context.options.keeps_links:
             return excludes(relative, is_folder(attributes))

@@ -82,6 +82,27 @@ class Options(NamedTuple):
             )
         return self._replace(exclude=check_patterns(self.exclude))
 
+    def for_content(self, is_upload: bool) -> Options:
+        """
+        Return the options for a copy of bytes, or from or to a file object.
+
+        Raises
+        ------
+        SshConfigError
+            An option needs a path.
+        """
+        wrong = ["resume", "update", "contents", "delete", "dry_run"]
+        wrong += [] if is_upload else ["fsync"]
+        given = [name for name in wrong if getattr(self, name)]
+        given += ["preserve"] if self.preserve else []
+        if given:
+            what = "bytes and file objects have" if is_upload else "a file object has"
+            raise SshConfigError(
+                f"{given[0]}={getattr(self, given[0])!r} needs a local path: {what} no name, mode"
+                " or time"
+            )
+        return self._replace(preserve=False)
+
 
 def _choose(name: str, value: Any, choices: Tuple[Any, ...]) -> None:
     if not [one for one in choices if value is one or (value == one and isinstance(value, str))]:

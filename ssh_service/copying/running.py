@@ -8,15 +8,17 @@ import functools
 import logging
 import os
 import sys
-from typing import Any, Callable, Coroutine, Iterator, Optional, TypeVar, Union
+from typing import Any, Callable, Coroutine, Iterator, Optional, Tuple, TypeVar, Union
 
 from ssh_service.copying.channels import get_session, start_command, use_one_file_at_a_time
 from ssh_service.copying.context import CommandStarter, CopyContext
+from ssh_service.copying.download_object import ObjectDownload
 from ssh_service.copying.download_plan import PlannedDownload
 from ssh_service.copying.downloading import Download
 from ssh_service.copying.failures import copy_error, display_path
+from ssh_service.copying.local.file_objects import SourceBytes, TargetObject, content_of
 from ssh_service.copying.new_trees import NewTrees
-from ssh_service.copying.options import Options
+from ssh_service.copying.options import Options, check_path
 from ssh_service.copying.plan import CopyPlan, sorted_plan
 from ssh_service.copying.progress import Meter, ProgressTo
 from ssh_service.copying.recoverable_lock import LockOwner
@@ -24,13 +26,14 @@ from ssh_service.copying.sftp.client import SftpClient
 from ssh_service.copying.sftp.handles import HandleGivenTwice
 from ssh_service.copying.sftp.session import SessionEnded, SftpSession
 from ssh_service.copying.sftp.time_limits import Stalled, TimeLimits
+from ssh_service.copying.upload_content import ContentUpload
 from ssh_service.copying.upload_plan import PlannedUpload
 from ssh_service.copying.uploading import Upload
 from ssh_service.errors import transfer_error
 from ssh_service.interruptions import find_interruption
 from ssh_service.transport import SshTransport
 
-__all__ = ["Path", "begin", "copy", "run_copy", "run_task", "translate"]
+__all__ = ["Path", "begin", "copy", "local_end", "run_copy", "run_task", "translate"]
 
 Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 _T = TypeVar("_T")
@@ -41,8 +44,8 @@ _log = logging.getLogger("ssh_service.copying")
 def copy(
     way: str,
     transport: SshTransport,
-    source: Path,
-    target: Path,
+    source: Union[Path, SourceBytes],
+    target: Union[Path, TargetObject],
     options: Options,
     limits: TimeLimits,
     progress: Optional[ProgressTo] = None,
@@ -56,8 +59,9 @@ def copy(
         ``upload`` or ``download``.
     transport : SshTransport
         The connection.
-    source, target : Union[str, bytes, os.PathLike]
-        The path to copy, and the path to copy it to.
+    source, target : Union[str, bytes, os.PathLike, SourceBytes, TargetObject]
+        The path to copy, and the path to copy it to; or the content that takes the place of a
+        local path.
     options : Options
         The options; they must have been checked.
     limits : TimeLimits
@@ -71,13 +75,19 @@ def copy(
         See `ssh_service.copying.upload`.
     """
     is_upload = way == "upload"
-    source = _path_bytes(source, "local" if is_upload else "remote")
-    target = _path_bytes(target, "remote" if is_upload else "local")
+    if not isinstance(source, SourceBytes):
+        source = _path_bytes(source, "local" if is_upload else "remote")
+    if not isinstance(target, TargetObject):
+        target = _path_bytes(target, "remote" if is_upload else "local")
     commands = functools.partial(start_command, transport)
     new_trees = NewTrees(f"{way} {transport.connection_id}")
 
     def start_task(context: CopyContext) -> Coroutine[Any, Any, None]:
-        return begin(is_upload, context).run(source, target)
+        if isinstance(source, SourceBytes):
+            return ContentUpload(context, source).run(_as_bytes(target))
+        if isinstance(target, TargetObject):
+            return ObjectDownload(context, target).run(_as_bytes(source))
+        return begin(is_upload, context).run(_as_bytes(source), _as_bytes(target))
 
     def attempt(session: SftpSession) -> Optional[CopyPlan]:
         with _hold_copy_lock(session, limits):
@@ -88,7 +98,7 @@ def copy(
             progress.restart()
 
     try:
-        with translate(transport, target if is_upload else source, limits):
+        with translate(transport, _as_bytes(target if is_upload else source), limits):
             return _on_session(transport, attempt, limits, restart)
     finally:
         new_trees.release()
@@ -184,6 +194,22 @@ def translate(
         raise translated from error
 
 
+def local_end(value: Any, options: Options, is_upload: bool) -> Tuple[Any, Options]:
+    """
+    Return a local path, or the content that is given in its place, and the options for it.
+
+    Raises
+    ------
+    SshConfigError
+        The value is neither, or an option needs a path.
+    """
+    content = content_of("local_path", value, is_upload)
+    if content is not None:
+        return content, options.for_content(is_upload)
+    check_path("local_path", value)
+    return value, options
+
+
 def begin(is_upload: bool, context: CopyContext) -> Union[Upload, Download]:
     """Return the tasks of a copy, or those that only plan it."""
     if is_upload:
@@ -205,6 +231,12 @@ def _hold_copy_lock(session: SftpSession, limits: TimeLimits) -> Iterator[None]:
         yield
     finally:
         session.copy_lock.release(owner)
+
+
+def _as_bytes(path: Any) -> bytes:
+    if not isinstance(path, bytes):
+        raise TypeError(f"expected a path as bytes, got {type(path).__name__}")
+    return path
 
 
 def _path_bytes(path: Path, side: str) -> bytes:

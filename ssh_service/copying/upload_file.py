@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import stat
 from collections import deque
-from typing import Deque, List, NamedTuple, Optional, Tuple
+from typing import Deque, List, NamedTuple, Optional, Tuple, Union
 
 from ssh_service.copying import temporary
 from ssh_service.copying.checksums import matches_digest, verify
@@ -17,6 +17,7 @@ from ssh_service.copying.failures import (
     exchanged_error,
     not_a_file_error,
 )
+from ssh_service.copying.local.file_objects import SourceBytes
 from ssh_service.copying.local.source_file import SourceFile
 from ssh_service.copying.parts import move_parts
 from ssh_service.copying.paths import basename, folder_of, sibling
@@ -29,7 +30,7 @@ from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.stale_files import ClaimedFile, StaleFiles
 from ssh_service.errors import SshTransferError, transfer_error
 
-__all__ = ["FileUpload", "UploadTarget"]
+__all__ = ["FileUpload", "UploadTarget", "require_sync"]
 
 _OLD_FILE = protocol.FOR_WRITING | protocol.CREATE | protocol.TRUNCATE
 # The status codes of servers on which no file, or none with such a name, can be created.
@@ -49,17 +50,29 @@ class _ModesNotSettable(Exception):
     """The server cannot set modes: the file must be created with its final mode."""
 
 
+def require_sync(context: CopyContext, target: bytes) -> None:
+    """Raise an error if ``fsync=True`` is given, and the server cannot do that."""
+    if context.options.fsync and not context.remote.can_sync:
+        text = "fsync=True is not possible: the server does not support fsync@openssh.com"
+        raise transfer_error(errno.EOPNOTSUPP, display_path(target), text, side="remote")
+
+
 class FileUpload:
     """
     The upload of one file.
 
     Attributes
     ----------
-    source : SourceFile
-        The file.
+    source : Union[SourceFile, SourceBytes]
+        The file, or the content.
     """
 
-    def __init__(self, context: CopyContext, source: SourceFile, stale_files: StaleFiles) -> None:
+    def __init__(
+        self,
+        context: CopyContext,
+        source: Union[SourceFile, SourceBytes],
+        stale_files: StaleFiles,
+    ) -> None:
         self._context = context
         self._remote = context.remote
         self.source = source
@@ -84,6 +97,7 @@ class FileUpload:
         except _ModesNotSettable:  # from now on, this is known for all files
             is_done = await self._replace(target)
         if not is_done:
+            self.source.rewind()
             await self._write_in_place(target)
 
     async def resolve(self, path: bytes) -> UploadTarget:

@@ -23,7 +23,7 @@ from ssh_service.copying.self_copy_guard import SelfCopyGuard
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.stale_files import StaleFiles
-from ssh_service.copying.upload_file import FileUpload
+from ssh_service.copying.upload_file import FileUpload, require_sync
 from ssh_service.copying.upload_link import upload_link
 from ssh_service.copying.upload_merge import merge_tree
 from ssh_service.copying.upload_stream import StreamResult, should_stream, stream_tree
@@ -82,9 +82,7 @@ class Upload:
         except OSError as error:
             raise local_error(error, source) from error
         is_tree = stat.S_ISDIR(status.st_mode)
-        if self._context.options.fsync and not self._remote.can_sync:
-            text = "fsync=True is not possible: the server does not support fsync@openssh.com"
-            raise transfer_error(errno.EOPNOTSUPP, display_path(target), text, side="remote")
+        require_sync(self._context, target)
         if is_tree and not self._context.options.recursive:
             raise transfer_error(
                 errno.EISDIR, display_path(source), "is a folder (recursive=False)", side="local"

@@ -21,6 +21,7 @@ requests a permit from the scheduler before anything is sent.
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import Executor
 from typing import Any, Dict, Iterable, Mapping, Optional, Sequence, Union
 
@@ -180,7 +181,7 @@ def run(
 
 def upload(
     hosts: Hosts,
-    local_path: StrPath,
+    local_path: Union[StrPath, bytes, bytearray, memoryview],
     remote_path: StrPath,
     *,
     connect: Optional[Mapping[str, Any]] = None,
@@ -214,8 +215,9 @@ def upload(
         The hosts, each as ``[user@]host[:port]`` or as a mapping of connect parameters (see
         `ssh_service.params.resolve`).  The next host is taken from the iterable only when it can
         start.
-    local_path : Union[str, os.PathLike]
-        The local file or folder; patterns are not expanded.
+    local_path : Union[str, os.PathLike, bytes]
+        The local file or folder; patterns are not expanded.  Bytes (also a bytearray or a
+        memoryview) are the content of the file `remote_path`.
     remote_path : Union[str, os.PathLike]
         The target on each host: the path of the copy or, if it is an existing folder, the folder
         for the copy.  Relative to the home directory; ``~`` or ``~user`` at the start is expanded.
@@ -317,8 +319,9 @@ def upload(
         delete=delete,
         dry_run=dry_run,
         max_rate=max_rate,
-    )
-    arguments = _copy_arguments(local_path, remote_path, stall_timeout, options)
+    ).check()
+    local = _checked_local_path(local_path, options, is_upload=True)
+    arguments = _copy_arguments(local, remote_path, stall_timeout, options)
     task = FleetTask("upload", arguments, dict(connect), _checked_seconds("timeout", timeout))
     return _results(hosts, task, parallel, executor, cache, None, on_progress)
 
@@ -470,8 +473,9 @@ def download(
         delete=delete,
         dry_run=dry_run,
         max_rate=max_rate,
-    )
-    arguments = _copy_arguments(local_path, remote_path, stall_timeout, options)
+    ).check()
+    local = _checked_local_path(local_path, options, is_upload=False)
+    arguments = _copy_arguments(local, remote_path, stall_timeout, options)
     arguments["folder_per_host"] = folder_per_host
     task = FleetTask("download", arguments, dict(connect), _checked_seconds("timeout", timeout))
     return _results(hosts, task, parallel, executor, cache, None, on_progress)
@@ -486,14 +490,29 @@ def _checked_input(stdin: Union[str, bytes], given: Union[None, str, bytes]) -> 
     return data
 
 
+def _checked_local_path(value: Any, options: Options, is_upload: bool) -> Any:
+    """Return a path, or the content of the file as bytes."""
+    if is_upload and isinstance(value, (bytes, bytearray, memoryview)):
+        options.for_content(is_upload)
+        return bytes(value)
+    is_path = isinstance(value, (str, bytes, os.PathLike))
+    if not is_path and callable(getattr(value, "read" if is_upload else "write", None)):
+        raise SshConfigError(
+            "local_path: a file object cannot be used for many hosts; give a path, or the content"
+            " as bytes"
+        )
+    path = check_path("local_path", value)
+    return os.fsdecode(path)  # bytes would be content
+
+
 def _copy_arguments(
-    local_path: StrPath, remote_path: StrPath, stall_timeout: Optional[float], options: Options
+    local_path: Any, remote_path: StrPath, stall_timeout: Optional[float], options: Options
 ) -> Dict[str, Any]:
     return {
-        "local_path": check_path("local_path", local_path),
+        "local_path": local_path,
         "remote_path": check_path("remote_path", remote_path),
         "stall_timeout": _checked_seconds("stall_timeout", stall_timeout),
-        "options": options.check()._asdict(),
+        "options": options._asdict(),
     }
 
 

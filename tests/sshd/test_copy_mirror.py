@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import Any, Dict, Set
 
 import pytest
 
-from ssh_service import Host, fleet
+from ssh_service import Host, download, fleet, upload
+from ssh_service.connect import dial
 from ssh_service.errors import SshTransferError
+from ssh_service.params import resolve
 from ssh_service.testing.local_sshd import Sshd
+from tests.common import PATIENCE
 
 
 @pytest.fixture(name="host")
@@ -80,6 +84,25 @@ def test_rate_is_kept_over_ssh(host: Host, tmp_path: Path) -> None:
         getattr(host, way)(tmp_path / "file", tmp_path / way, max_rate=600_000)
         assert time.monotonic() - began > 0.35
         assert (tmp_path / way).read_bytes() == (tmp_path / "file").read_bytes()
+
+
+def test_content_is_copied_by_every_function(host: Host, sshd: Sshd, tmp_path: Path) -> None:
+    """Over a cache, over a connection of one's own, and to many hosts."""
+    there, data = tmp_path / "there", os.urandom(300_000)
+    host.upload(io.BytesIO(data), there, verify=True)
+    assert there.read_bytes() == data
+    transport = dial(resolve(sshd.connect_params), time.monotonic() + PATIENCE)
+    try:
+        upload(transport, bytearray(b"short"), there)
+        received = io.BytesIO()
+        download(transport, there, received, verify=True)
+    finally:
+        transport.close()
+    assert received.getvalue() == b"short" == there.read_bytes()
+    received = io.BytesIO()
+    host.download(there, received)
+    (result,) = fleet.upload([dict(sshd.connect_params)], b"to all", there)
+    assert result.ok and there.read_bytes() == b"to all" and received.getvalue() == b"short"
 
 
 def test_lost_connection_deletes_nothing(sshd: Sshd, host: Host, tmp_path: Path) -> None:

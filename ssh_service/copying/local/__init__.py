@@ -8,6 +8,7 @@ descriptors    open files: descriptors that cannot leak, attributes, digests
 source_tree    a tree whose symbolic links are kept: no link is followed
 walk           the walk through a tree for an upload
 source_file    a file that an upload reads
+file_objects   bytes and file objects of the caller, in place of a file
 target_folder  the folders that a download writes into, and which links it follows
 target_tree    the tree that a download writes into, but never outside it
 planned_tree   the same tree for a dry run, which creates nothing

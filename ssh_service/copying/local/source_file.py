@@ -100,6 +100,9 @@ class SourceFile:
             self.size = len(self._whole)
             self.close()
 
+    def rewind(self) -> None:
+        """Do nothing: a file can be read a second time."""
+
     @property
     def is_sparse(self) -> bool:
         """Whether the file has holes, so that it needs less space than its size."""

@@ -53,11 +53,9 @@ class _Rules(NamedTuple):
     tree: Optional[SourceTree]
     excludes: Optional[Excludes]
 
-    def is_left_out(self, path: bytes, entry: "os.DirEntry[Any]") -> bool:
-        if self.excludes is None:
-            return False
+    def is_left_out(self, path: bytes, entry: "os.DirEntry[Any]", excludes: Excludes) -> bool:
         is_folder = entry.is_dir(follow_symlinks=self.tree is None)
-        return self.excludes(path[len(self.prefix) :], is_folder)
+        return excludes(path[len(self.prefix) :], is_folder)
 
 
 class _Folder(NamedTuple):
@@ -143,7 +141,7 @@ def _list(
     path: bytes, ancestors: List[_Identity], rules: _Rules
 ) -> Generator[_ListedEntry, None, None]:
     """Yield the entries of a folder, and the errors of those that cannot be copied."""
-    prefix, tree = _with_slash(path), rules.tree
+    prefix, tree, excludes = _with_slash(path), rules.tree, rules.excludes
     descriptor = Descriptor()
     try:
         if tree is not None:
@@ -154,7 +152,7 @@ def _list(
                 if temporary.parse(name) is not None:
                     continue  # an unfinished file of another copy
                 try:
-                    if rules.is_left_out(prefix + name, entry):
+                    if excludes is not None and rules.is_left_out(prefix + name, entry, excludes):
                         continue
                     yield _make_entry(entry, prefix + name, name, ancestors, descriptor)
                 except SshTransferError as failure:
