@@ -21,10 +21,13 @@ _CHECK = (
     'printf "{mark}%s>" $w >&2;exit 1'
 )
 _SAME = '&&[ "$h" = "$t" ]'
+# Ends a restricted shell, such as rbash, which can neither start /bin/sh nor replace itself.
+_RESTRICTED = 'printf "{mark}restricted>" >&2;exit 126'
 _REASONS: Dict[bytes, Tuple[int, str]] = {
     b"missing": (errno.ENOENT, "does not exist"),
     b"file": (errno.ENOTDIR, "is not a folder"),
     b"denied": (errno.EACCES, "may not be entered"),
+    b"restricted": (errno.EACCES, "cannot be entered: the login shell is restricted"),
 }
 
 
@@ -77,11 +80,19 @@ class WorkingDirectory:
     def enter(self, script: str) -> str:
         """Return the script, preceded by the lines that enter the folder."""
         folder = _as_word(self._cwd)
-        check = _CHECK.replace("{folder}", folder).replace("{mark}", self._marks.start)
-        lines = [f"cd {folder}", _or_end(check.replace("{same}", _SAME))]
+        check = _CHECK.replace("{folder}", folder)
+        lines = [f"cd {folder}", self._or_end(check.replace("{same}", _SAME))]
         if self._cwd.partition("/")[0] not in ("", "~"):  # a user's name, which may be unknown
-            lines.insert(0, _or_end(check.replace("{same}", "")))
+            lines.insert(0, self._or_end(check.replace("{same}", "")))
         return "\n".join([*lines, script])
+
+    def _or_end(self, check: str) -> str:
+        """Return a line that ends the shell, whichever it is, unless the check succeeds."""
+        check, restricted = (
+            quote_for_any_shell(text.replace("{mark}", self._marks.start))
+            for text in (check, _RESTRICTED)
+        )
+        return f'/bin/sh -c {check} || exec /bin/sh -c "exit 126" || eval {restricted}'
 
     def strip(self, chunk: bytes) -> bytes:
         """Remove the mark from a chunk of output; hold back a possible beginning of the mark."""
@@ -100,10 +111,6 @@ class WorkingDirectory:
             return None
         code, text = _REASONS.get(self._reason, _REASONS[b"denied"])
         return cwd_error(code, self._cwd, text, connection_id)
-
-
-def _or_end(check: str) -> str:
-    return f'/bin/sh -c {quote_for_any_shell(check)} || exec /bin/sh -c "exit 126"'
 
 
 def _as_word(path: str) -> str:

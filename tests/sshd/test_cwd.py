@@ -53,6 +53,21 @@ def ways(shell: str) -> List[Dict[str, Any]]:
     return [{}, {"stdin": "input"}, *other]
 
 
+def test_restricted_login_shell_runs_nothing_elsewhere(
+    tmp_path: Path, cache: SshClientCache
+) -> None:
+    """It refuses `cd`, `/bin/sh` and `exec`, and would go on with the next line."""
+    rbash = tmp_path / "rbash"
+    rbash.symlink_to(find_shell("bash"))
+    with sshd_with_shell(tmp_path, str(rbash)) as sshd:
+        common: Dict[str, Any] = {"cache": cache, "timeout": PATIENCE}
+        assert run(sshd.connect_params, "cd /", **common).exit_status == 1  # it is restricted
+        for options in ({}, {"stdin": "input"}, {"env": {"A": "b"}}):
+            for cwd in ("/", "/gone", "~nobody-of-this-name/x"):
+                with pytest.raises(SshCwdError, match="shell is restricted; nothing was run"):
+                    run(sshd.connect_params, "echo elsewhere", cwd=cwd, **options, **common)
+
+
 @pytest.mark.parametrize("shell", ["user's", "dash", "bash", "zsh", "tcsh", "fish", "dropbear"])
 def test_cwd_is_entered_in_any_login_shell_or_nothing_runs(
     shell: str, tmp_path: Path, odd: Path, cache: SshClientCache
