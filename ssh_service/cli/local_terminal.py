@@ -10,6 +10,9 @@ from typing import Any, List, Optional, Tuple
 
 __all__ = ["EscapeFilter", "LocalTerminal"]
 
+# Not TCSADRAIN, which waits forever if the output is stopped, by Ctrl-S or as nobody reads it.
+_AT_ONCE = termios.TCSANOW
+
 
 class LocalTerminal:
     """
@@ -28,13 +31,13 @@ class LocalTerminal:
         """Let all keys pass, Ctrl-C included."""
         if self._saved is None:
             self._saved = termios.tcgetattr(self._fd)
-        tty.setraw(self._fd, termios.TCSADRAIN)
+        tty.setraw(self._fd, _AT_ONCE)
 
     def restore(self) -> None:
         """Undo `enter_raw`."""
         if self._saved is not None:
             with contextlib.suppress(termios.error):  # the terminal is gone
-                termios.tcsetattr(self._fd, termios.TCSADRAIN, self._saved)
+                termios.tcsetattr(self._fd, _AT_ONCE, self._saved)
 
     def size(self) -> Tuple[int, int]:
         """Return columns and lines; 80 and 24 if the terminal does not know them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -77,6 +78,25 @@ def test_signal_restores_the_terminal(command: Command, number: int) -> None:
         assert terminal.settings() == before
 
 
+def test_signal_restores_a_terminal_whose_output_is_stopped(command: Command) -> None:
+    with Terminal(command("web1", "yes"), cwd=ROOT) as terminal:
+        before = terminal.settings()
+        terminal.wait_for(b"y\r*\n")
+        # Nobody reads from here on: what is written soon fills the terminal.
+        eventually(lambda: waits_to_write(terminal.process.pid))
+        terminal.process.send_signal(signal.SIGTERM)
+        assert terminal.process.wait(PATIENCE) == 128 + signal.SIGTERM
+        assert terminal.settings() == before
+
+
+def waits_to_write(pid: int) -> bool:
+    """Return whether a thread of the process writes to standard output."""
+    write = str({"x86_64": 1}.get(os.uname().machine, 64))
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    calls = [(task / "syscall").read_text().split()[:2] for task in tasks]
+    return [write, "0x1"] in calls
+
+
 def test_lost_connection_restores_the_terminal_and_says_why(command: Command, sshd: Sshd) -> None:
     with Terminal(command("web1", "echo ready; exec sleep 60"), cwd=ROOT) as terminal:
         before = terminal.settings()
@@ -102,6 +122,7 @@ def test_without_a_terminal_input_and_output_are_passed_on(command: Command) -> 
     done = run(command("web1", "echo out; echo err >&2; tty; wc -c"), b"x" * 100_000)
     assert done.stdout == b"out\nnot a tty\n100000\n"
     assert (done.stderr, done.returncode) == (b"err\n", 0)
+    assert run(command("web1", "--", "echo", "out"), b"").stdout == b"out\n"
     done = run(command("web1", "kill -9 $$"), b"")
     assert (done.stderr, done.returncode) == (b"ssh-service: ended by signal KILL\n", 137)
 
