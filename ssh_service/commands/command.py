@@ -413,7 +413,7 @@ class Command(Terminable):
         has_status = self._exit_status is not None
         cause = self._end_cause
         if cause is not None:
-            if self._is_terminating and self._group.may_outlive_shell and error is None:
+            if self._is_terminating and self._may_outlive_channel() and error is None:
                 # Processes that the command started may still run: the helper script reports
                 # their end, or `_stop_waiting` gives up.
                 self._is_closed = True
@@ -437,6 +437,13 @@ class Command(Terminable):
                 self._settle(error=not_run)
         else:
             self._settle(error=copy_for_raise(error))
+
+    def _may_outlive_channel(self) -> bool:
+        """Return whether processes of the command may still run after the channel was closed."""
+        # With a terminal, servers close the channel when the first process has ended: here, the
+        # shell that started sudo, which ends sooner than what root has started.
+        behind_sudo = self._sudo is not None and self._sudo.may_run
+        return self._group.may_outlive_shell or (behind_sudo and self._terminal is not None)
 
     def _why_not_run(self) -> Optional[SshCommandError]:
         """Return the error if the command has ended before the script began."""

@@ -35,6 +35,8 @@ unset _ssh_s
 printf "{start}begin>" >&2
 {command}
 exit $?"""
+# The message is one of sudo's refusals, see `SudoInput`.
+_REQUIRE_SUDO = 'command -v sudo >/dev/null || { echo "sudo: command not found" >&2; exit 1; }'
 
 
 class Sudo(NamedTuple):
@@ -75,7 +77,7 @@ class Sudo(NamedTuple):
         # (Not --preserve-env=NAMES: sudo would log the values.)
         command = f"sudo -n{' -E' if has_variables else ''}{user} -- {words}"
         if self.password is None:
-            return f"exec {command}"
+            return f"{_REQUIRE_SUDO}\nexec {command}"
         text = _COMMAND.replace("{user}", user).replace("{start}", start)
         return text.replace("{command}", command)
 

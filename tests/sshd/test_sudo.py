@@ -226,6 +226,16 @@ def test_host_without_sudo_is_an_error(host: SudoHost, cache: SshClientCache) ->
     for password in (None, PASSWORD):
         with pytest.raises(SshSudoRefused, match="sudo did not run the command"):
             run(host.web, "id", sudo=True, sudo_password=password, cache=cache, timeout=PATIENCE)
+    profile = host.home / ".bashrc"
+    profile.write_text("PATH=/nowhere\n")
+    try:
+        for work in ({"script": "id"}, {"args": ["id"]}):
+            for password in (None, PASSWORD):
+                options = {"sudo": True, "sudo_password": password, "cache": cache}
+                with pytest.raises(SshSudoRefused, match="not found"):
+                    run(host.web, timeout=PATIENCE, **options, **work)
+    finally:
+        profile.unlink()
 
 
 @pytest.mark.parametrize("work", [{"script": "id"}, {"args": ["id"]}], ids=["script", "args"])
@@ -306,6 +316,22 @@ def test_time_out_ends_roots_processes(
     numbers = pids(caught.value.process.stdout)
     assert len(numbers) == 2
     eventually(lambda: not any(map(is_running, numbers)), "they end")
+
+
+@pytest.mark.parametrize("more", [{}, {"pty": True}], ids=str)
+def test_command_of_args_that_ignores_signals_has_ended_when_the_error_says_so(
+    more: Dict[str, Any], host: SudoHost, cache: SshClientCache
+) -> None:
+    """With a terminal, the server closes the session while root's process still runs."""
+    common: Dict[str, Any] = {"sudo": True, "sudo_password": PASSWORD, "cache": cache, **more}
+    command = ["sh", "-c", "trap '' TERM HUP INT; echo $$; sleep 64 & wait; wait"]
+    run(host.web, "true", cache=cache, timeout=PATIENCE)  # connects
+    with pytest.raises(SshCommandTimeout) as caught:
+        run(host.web, args=command, timeout=3, **common)
+    assert caught.value.process is not None
+    (number,) = pids(caught.value.process.stdout)
+    assert not (caught.value.ended and is_running(number))
+    eventually(lambda: not is_running(number), "it ends")
 
 
 def test_cancelled_command_of_args_ends_if_the_rules_allow_it(
