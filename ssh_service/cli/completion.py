@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from typing import Any, Iterator, List, Tuple
 
 import click
@@ -18,6 +19,9 @@ VARIABLE = "_SSH_SERVICE_COMPLETE"
 _MAX_INCLUDE_DEPTH = 16
 # The maximum number of hosts of a range that are offered.
 _MAX_OF_RANGE = 1000
+# A host that is offered: a shell would show the control characters of any other name as they are,
+# or run what is in it, and what begins with "-" is an option.
+_OFFERED = re.compile(r"[\w.:][\w.:%+@-]*\Z")
 
 # click takes the words from bash, which ends a word at @, : and =, as in root@web:22.  Here, the
 # text up to the cursor is completed; bash replaces only the end of its last word, which is $2.
@@ -88,7 +92,9 @@ def hosts(context: click.Context, parameter: click.Parameter, incomplete: str) -
     """
     user, at, begin = incomplete.rpartition("@")
     names = dict.fromkeys([*_listed(context), *_configured(context), *_known()])
-    return [f"{user}{at}{name}" for name in names if name.startswith(begin)]
+    return [
+        f"{user}{at}{name}" for name in names if name.startswith(begin) and _OFFERED.match(name)
+    ]
 
 
 def _lines(path: str) -> List[str]:

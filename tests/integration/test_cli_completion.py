@@ -12,6 +12,7 @@ from typing import Dict, Iterator, List
 import click
 import pytest
 
+from ssh_service.cli import completion
 from tests.common import PATIENCE, require_part
 from tests.terminal import Terminal
 from tests.unit.command_line import in_process
@@ -65,6 +66,19 @@ def test_hosts_and_options_are_completed_as_they_are_typed(shell: Terminal) -> N
     shell.wait_for(b"listed: [^ ]+@listed:22: run: true")
     shell.type(b"exit\r")
     assert shell.end() == 0
+
+
+def test_name_that_a_shell_would_run_or_show_as_it_is_is_not_offered(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(home))
+    names = "good \x1b]0;title\x07 a$(id) b`id` c;id 'd -oProxyCommand fe80::1%eth0"
+    (home / ".ssh" / "config").write_text(f"Host {names}\n")
+    (home / ".ssh" / "known_hosts").write_text("$(id),10.0.0.1 ssh-ed25519 A\n")
+    context = click.Context(click.Command("run"))
+    found = completion.hosts(context, click.Option(["-H"]), "")
+    assert found == ["good", "fe80::1%eth0", "10.0.0.1"]
+    assert completion.hosts(context, click.Option(["-H"]), "me@g") == ["me@good"]
 
 
 def test_fish_completes_hosts_options_and_commands(home: Path) -> None:
