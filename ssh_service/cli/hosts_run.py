@@ -78,6 +78,9 @@ class HostsRun:
                 self._run_rounds(reporter)
             if self._groups is not None:
                 self._groups.show(reporter)
+                problem = reporter.problem
+                if problem and not (self._stop_reason or isinstance(problem, BrokenPipeError)):
+                    reporter.note(f"cannot write the output: {problem.strerror}")
             self._print_summary(reporter)
         finally:
             for number, handler in before.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -169,8 +170,10 @@ class _Session:
                 _write(target, data)
         except SshServiceError as error:
             self._error = error
-        except OSError:  # nobody reads the output
-            self._closing = True
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                self._error = OSError(f"cannot write the output: {error.strerror}")
+            self._closing = True  # otherwise, nobody reads the output
         with self._lock:
             self._open_outputs -= 1
         self._wake()

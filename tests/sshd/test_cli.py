@@ -466,7 +466,8 @@ def test_a_closed_pipe_ends_the_work_quietly(config: Path, mode: str, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--json", "--", "echo hi"], ["--", "yes"], ["--", "echo hi"]]
+    "arguments",
+    [["--json", "--", "echo hi"], ["--group", "--", "echo hi"], ["--", "yes"], ["--", "echo hi"]],
 )
 def test_run_onto_a_full_disk_ends_with_1_and_one_line(
     config: Path, arguments: List[str], monkeypatch: pytest.MonkeyPatch

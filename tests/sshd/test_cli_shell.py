@@ -15,7 +15,7 @@ pytest.importorskip("rich")
 
 from ssh_service.cli.local_terminal import EscapeFilter  # noqa: E402
 from ssh_service.testing.local_sshd import Sshd  # noqa: E402
-from tests.common import PATIENCE, eventually  # noqa: E402
+from tests.common import PATIENCE, eventually, require_part  # noqa: E402
 from tests.sshd.web_hosts import argv, write_config  # noqa: E402
 from tests.terminal import Terminal  # noqa: E402
 
@@ -122,13 +122,23 @@ def test_without_a_terminal_input_and_output_are_passed_on(command: Command) -> 
     done = run(command("web1", "echo out; echo err >&2; tty; wc -c"), b"x" * 100_000)
     assert done.stdout == b"out\nnot a tty\n100000\n"
     assert (done.stderr, done.returncode) == (b"err\n", 0)
-    assert run(command("web1", "--", "echo", "out"), b"").stdout == b"out\n"
     done = run(command("web1", "kill -9 $$"), b"")
     assert (done.stderr, done.returncode) == (b"ssh-service: ended by signal KILL\n", 137)
 
 
 def test_command_may_follow_two_hyphens(command: Command) -> None:
     assert run(command("web1", "--", "printf", "%s", "a", "--"), b"").stdout == b"a--"
+
+
+def test_full_disk_is_status_255_and_one_line(command: Command) -> None:
+    require_part(os.path.exists("/dev/full"), "needs /dev/full")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            command("web1", "echo hi"), cwd=ROOT, stdout=full, stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL, timeout=2 * PATIENCE,
+        )  # fmt: skip
+    told = b"ssh-service: cannot write the output: No space left on device\n"
+    assert (done.stderr, done.returncode) == (told, 255)
 
 
 def test_host_that_refuses_is_status_255_and_one_line(command: Command) -> None:

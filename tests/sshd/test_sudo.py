@@ -229,11 +229,12 @@ def test_host_without_sudo_is_an_error(host: SudoHost, cache: SshClientCache) ->
     profile = host.home / ".bashrc"
     profile.write_text("PATH=/nowhere\n")
     try:
-        for work in ({"script": "id"}, {"args": ["id"]}):
+        works: List[Dict[str, Any]] = [{"script": "id"}, {"args": ["id"]}]
+        for work in works:
             for password in (None, PASSWORD):
-                options = {"sudo": True, "sudo_password": password, "cache": cache}
+                options: Dict[str, Any] = {"sudo": True, "sudo_password": password}
                 with pytest.raises(SshSudoRefused, match="not found"):
-                    run(host.web, timeout=PATIENCE, **options, **work)
+                    run(host.web, cache=cache, timeout=PATIENCE, **options, **work)
     finally:
         profile.unlink()
 
