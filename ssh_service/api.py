@@ -93,7 +93,8 @@ def start(
         until `RemoteProcess.close_stdin` ends it.  Or a file, which is read to its end, on a
         thread.
     input : Union[None, str, bytes]
-        Another name for `stdin`, as in `subprocess.run`; only one of the two may be given.
+        All of the standard input, as in `subprocess.run`; end of file follows, so that
+        `RemoteProcess.write` is an error.  Only one of `stdin` and `input` may be given.
     stdout, stderr : Optional[IO]
         Files that are open for writing and receive the output, on a callback thread: text files
         get text, all others bytes.  They are not closed.  None: see `on_stdout` and `on_stderr`.
@@ -156,7 +157,7 @@ def start(
         resembles_args=resembles_args(script),
         timeout=timeout,
         stdin=one_input(stdin, input),
-        more_stdin=True,
+        more_stdin=input is None,
         stdout=_output("stdout", stdout, on_stdout, encoding) or QueueOutput(encoding),
         stderr=_output("stderr", stderr, on_stderr, encoding) or QueueOutput(encoding),
         pty=pty,

@@ -527,7 +527,8 @@ def _results(
 ) -> Results:
     if isinstance(hosts, (str, bytes, Mapping)) or not isinstance(hosts, Iterable):
         raise SshConfigError(
-            f"hosts must be an iterable of hosts, such as a list, got a {type(hosts).__name__}"
+            f"hosts must be an iterable of hosts, such as a list, got a {type(hosts).__name__};"
+            " fleet.expand('web[01-40]') returns one"
         )
     if isinstance(parallel, bool) or not isinstance(parallel, int) or parallel < 1:
         raise SshConfigError(f"parallel must be an integer >= 1, got {parallel!r}")

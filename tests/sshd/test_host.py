@@ -108,8 +108,10 @@ def test_path_of_a_host_is_refused_with_what_to_pass(web: Host) -> None:
 def test_input_is_what_the_command_reads(web: Host) -> None:
     assert web.run("cat", input="text", timeout=PATIENCE).stdout == "text"
     process = web.start("cat", input=b"bytes")
-    process.close_stdin()
+    with pytest.raises(BrokenPipeError):
+        process.write("more")
     assert process.result(PATIENCE).stdout_bytes == b"bytes"
+    assert web.start("wc -c", input="").result(PATIENCE).stdout.strip() == "0"
 
 
 @pytest.mark.parametrize(
