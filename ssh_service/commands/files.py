@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from typing import IO, Any, Callable, Optional, Union
 
@@ -74,6 +75,8 @@ class FileOutput(CallbackOutput):
     def _write_all(self, piece: Any) -> None:
         while piece:
             written = self._file.write(piece)
+            if written is None and isinstance(self._file, io.RawIOBase):
+                raise BlockingIOError(errno.EAGAIN, "the file is in non-blocking mode, and full")
             # A raw file may write only a part, and then returns how much.
             piece = piece[written:] if isinstance(written, int) else None
 

@@ -101,6 +101,19 @@ def test_a_command_need_not_read_all_of_a_file(sshd: Sshd, options: Any) -> None
     assert done.stdout.strip() == "10"
 
 
+def test_a_full_file_in_non_blocking_mode_is_an_error_and_loses_nothing_in_silence(
+    sshd: Sshd, options: Any
+) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with open(reading, "rb"), open(writing, "wb", buffering=0) as full:
+        with pytest.raises(
+            SshStdioError, match="stdout cannot be written.*non-blocking"
+        ) as caught:
+            run(sshd.connect_params, "head -c 1000000 /dev/zero", stdout=full, **options)
+    assert caught.value.errno == errno.EAGAIN
+
+
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
 @pytest.mark.parametrize(
     "script", ["while echo x && echo x >&2; do :; done", "echo x; echo x >&2"]
