@@ -109,7 +109,9 @@ class RemoteDeletion:
         home = await self._remote.real_path(b".")
         if way.path == b"/" and identity.uid == 0:
             raise self._refusal("this is the root directory")
-        if is_within(home, way.path) and await self._remote.find(join(home, b".ssh")) is not None:
+        # A session that starts in the root directory is usually in a chroot without a home.
+        is_home = way.path != b"/" or await self._remote.find(join(home, b".ssh")) is not None
+        if is_within(home, way.path) and is_home:
             raise self._refusal("the home directory lies in it")
 
     def _refusal(self, why: str) -> SshTransferError:

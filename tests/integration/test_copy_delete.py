@@ -238,10 +238,13 @@ def test_entries_of_other_users_stay(
 
 
 @BOTH
-def test_home_directory_is_refused(session: SftpSession, one: Copy, tmp_path: Path) -> None:
-    """`~` by mistake would delete all that somebody has."""
+@pytest.mark.parametrize("entry", [".ssh/authorized_keys", ".bashrc"])
+def test_home_directory_is_refused(
+    session: SftpSession, one: Copy, tmp_path: Path, entry: str
+) -> None:
+    """`~` by mistake would delete all that somebody has; keys may lie elsewhere."""
     source = tree(tmp_path / "source", "file")
-    home = tree(tmp_path / "home", ".ssh/authorized_keys", "thesis")
+    home = tree(tmp_path / "home", entry, "thesis")
     for target in (home, tmp_path):
         with pytest.raises(SshTransferError, match="home directory"):
             one(session, source, target, contents=True, delete=True)
