@@ -28,6 +28,8 @@ class CommandToRun(NamedTuple):
     stdin: bytes
     # For a dry run.
     description: str
+    # The words of one command, in place of `text`.
+    args: Optional[List[str]] = None
 
     def arguments(self) -> Dict[str, Any]:
         """Return the keyword arguments for `fleet.run` and `start_job`, without the script."""
@@ -35,10 +37,16 @@ class CommandToRun(NamedTuple):
 
 
 def command_of(
-    words: Sequence[str], options: Mapping[str, Any], *, shell: Optional[str] = None
+    words: Sequence[str],
+    options: Mapping[str, Any],
+    *,
+    shell: Optional[str] = None,
+    as_args: bool = False,
 ) -> CommandToRun:
     """
     Return the command that the words, ``--script``, ``--env`` and ``--stdin`` describe.
+
+    With `as_args`, the words are one command, which no shell interprets.
 
     Raises
     ------
@@ -52,6 +60,11 @@ def command_of(
         raise click.UsageError(f"standard input can be read only once: {' and '.join(readers)}")
     env = _environment(options["env"])
     data = b"" if stdin is None else _read("--stdin", stdin)
+    if as_args:
+        if script is not None:
+            raise click.UsageError("--args, --script: give at most one of them")
+        quoted = " ".join(map(shlex.quote, words))
+        return CommandToRun(quoted, shell, env, data, quoted, list(words))
     if script is None:
         text = " ".join(words)
         return CommandToRun(text, shell, env, data, text)

@@ -71,7 +71,8 @@ def run(
 
         return fleet.run(
             hosts,
-            command.text,
+            command.text if command.args is None else None,
+            args=command.args,
             **command.arguments(),
             connect=connect,
             parallel=parallel,

@@ -84,6 +84,13 @@ def test_variables_are_given_or_taken_from_here(run: Run, monkeypatch: pytest.Mo
     assert done.stdout == "web1: b=c d|it's $HOME\n"
 
 
+def test_words_of_args_reach_the_command_as_they_are(run: Run) -> None:
+    done = run("-H", "web1", "--args", "--", "printf", "%s|", "a  b", "$HOME", "it's", "*")
+    assert done.stdout.strip() == "web1: a  b|$HOME|it's|*|", done.stderr
+    done = run("-H", "web1", "--args", "--script", "file", "--", "x")
+    assert done.returncode == 2 and "--args, --script: give at most one" in done.stderr
+
+
 # --- connecting ---------------------------------------------------------------------------------
 
 

@@ -411,6 +411,10 @@ def test_command_line_runs_commands_and_jobs_by_sudo(host: SudoHost) -> None:
     for options, user in ((["--sudo"], "root"), (["--sudo-user", "daemon"], "daemon")):
         done = in_process(*command_line(host, "run", *options, "--", "id", "-un"))
         assert done.stdout.endswith(f"{user}\n") and done.returncode == 0, done.stderr
+    host.rules(f"{USER} ALL=(root) NOPASSWD: /usr/bin/id\n")
+    done = in_process(*command_line(host, "run", "--sudo", "--args", "--", "/usr/bin/id", "-un"))
+    assert done.stdout.endswith("root\n") and done.returncode == 0, done.stderr
+    host.rules(NO_PASSWORD)
     done = in_process(*command_line(host, "job", "start", "--sudo", "--id", "j", "--", "id -un"))
     assert done.returncode == 0, done.stderr
     done = in_process(*command_line(host, "job", "logs", "--sudo", "j"))

@@ -39,8 +39,17 @@ __all__ = ["run_command"]
     help="The folder on the host to run in; default: the home directory.  Where it is missing,"
     " nothing is run.",
 )
+@click.option(
+    "--args",
+    "as_args",
+    is_flag=True,
+    help="Take the words as one command with its arguments, which no shell interprets.  With"
+    " --sudo, sudo itself runs it: a rule for this one command suffices.",
+)
 @click.argument("command", metavar="COMMAND...", nargs=-1, type=click.UNPROCESSED)
-def run_command(command: Tuple[str, ...], output_dir: Optional[str], **options: Any) -> int:
+def run_command(
+    command: Tuple[str, ...], output_dir: Optional[str], as_args: bool, **options: Any
+) -> int:
     """
     Run a command on every host.
 
@@ -52,10 +61,11 @@ def run_command(command: Tuple[str, ...], output_dir: Optional[str], **options: 
     ssh-service run -H 'web[01-40]' --script setup.sh -- --fast production
     ssh-service run -H 'web[01-40]' --group -- uname -r
     ssh-service run -H 'web[01-40]' --ask-sudo-password -- systemctl restart nginx
+    ssh-service run -H 'web[01-40]' --sudo --args -- systemctl reload nginx
     ssh-service run -H db1 --stdin dump.sql --env PGDATABASE=shop -- psql
     ssh-service run -f hosts.txt --json -- 'df -P / | tail -1' | jq -r '[.host, .stdout] | @tsv'
     ssh-service run -H db1 -H db2 -o logs -- journalctl -b
     """  # noqa: D301
     from ssh_service.cli import inputs, work
 
-    return work.run(inputs.command_of(command, options), output_dir, **options)
+    return work.run(inputs.command_of(command, options, as_args=as_args), output_dir, **options)
