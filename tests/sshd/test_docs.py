@@ -169,6 +169,19 @@ def test_examples_that_do_not_run_are_others_code() -> None:
     assert others == {"drop_in.md", "forwarding.md", "moving.md"}
 
 
+def test_examples_name_no_other_file_of_this_machine() -> None:
+    """They run here, perhaps as root: what they write is below /tmp/ or /srv/www/ (see `here`)."""
+    named = {
+        path
+        for page in PAGES
+        for block in blocks(page)
+        for path in re.findall(r"(?<![\w.}/:~])(/[\w.-][\w./-]*)", block)
+        if not path.startswith(("/tmp/", "/srv/www/"))
+    }
+    only_read = {"/dev/null", "/etc", "/etc/hosts", "/etc/passwd", "/run/docker.sock", "/tmp"}
+    assert named - only_read == {"/build"}  # a pattern
+
+
 def test_every_link_between_the_pages_leads_somewhere() -> None:
     missing = []
     for page in PAGES:
