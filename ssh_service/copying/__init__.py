@@ -216,6 +216,7 @@ def upload(
     ).check()
     limits = limits_from_now(timeout, stall_timeout)
     source, options = local_end(local_path, options, is_upload=True)
+    check_path("remote_path", remote_path)
     return copy("upload", transport, source, remote_path, options, limits, progress)
 
 
@@ -347,6 +348,7 @@ def download(
     ).check()
     limits = limits_from_now(timeout, stall_timeout)
     target, options = local_end(local_path, options, is_upload=False)
+    check_path("remote_path", remote_path)
     return copy("download", transport, remote_path, target, options, limits, progress)
 
 

@@ -244,9 +244,6 @@ def _path_bytes(path: Path, side: str) -> bytes:
     if not plain:  # a server would take it as the whole home directory
         why = "a path cannot be empty; '.' is the remote home, or the local working directory"
         raise transfer_error(errno.ENOENT, "", why, side=side)
-    if b"\0" in plain:  # not a valid name on any system, and OpenSSH ends the session
-        text = "a path cannot hold a NUL character"
-        raise transfer_error(errno.EINVAL, display_path(plain), text, side=side)
     return plain
 
 

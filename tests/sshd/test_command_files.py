@@ -114,23 +114,28 @@ def test_a_full_file_in_non_blocking_mode_is_an_error_and_loses_nothing_in_silen
     assert caught.value.errno == errno.EAGAIN
 
 
-@pytest.mark.parametrize("name", ["stdout", "stderr"])
+@pytest.mark.parametrize("name, number, other", [("stdout", 1, 2), ("stderr", 2, 1)])
 @pytest.mark.parametrize(
-    "script", ["while echo x && echo x >&2; do :; done", "echo x; echo x >&2"]
+    "script",
+    [
+        "while echo x >&{other} && echo x >&{number}; do :; done",
+        "echo x >&{other}; echo x >&{number}",
+    ],
 )
 def test_a_full_disk_ends_the_command_with_its_error(
-    sshd: Sshd, options: Any, name: str, script: str
+    sshd: Sshd, options: Any, name: str, number: int, other: int, script: str
 ) -> None:
     """Whether the command goes on, or has ended meanwhile."""
+    text = script.format(number=number, other=other)
     with open("/dev/full", "wb", buffering=0) as full:
         with pytest.raises(SshStdioError, match=f"{name} cannot be written.*/dev/full") as caught:
-            run(sshd.connect_params, script, **{**options, name: full})
+            run(sshd.connect_params, text, **{**options, name: full})
     error = caught.value
     assert (error.errno, error.filename, error.ended) == (errno.ENOSPC, "/dev/full", True)
     assert isinstance(error, OSError)
     assert error.process is not None
-    other = error.process.stderr if name == "stdout" else error.process.stdout
-    assert other.startswith("x\n")
+    kept = error.process.stderr if name == "stdout" else error.process.stdout
+    assert kept.startswith("x\n")
     assert run(sshd.connect_params, "echo on", **options).stdout == "on\n"
 
 
