@@ -383,5 +383,9 @@ def _submit(
             cache, target, command, max_connections, idle_timeout=IDLE_TIMEOUT
         )
     if file is not None:
-        feed(command.stdin, file, command.fail)
+        try:
+            feed(command.stdin, file, command.fail)
+        except BaseException:
+            command.abandon()
+            raise
     return command, future

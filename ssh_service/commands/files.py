@@ -9,7 +9,7 @@ from typing import IO, Any, Callable, Optional, Union
 from ssh_service import threads
 from ssh_service.commands.output import CallbackOutput
 from ssh_service.commands.stdin import Stdin, as_input
-from ssh_service.errors import SshConfigError, SshStdioError, stdio_error
+from ssh_service.errors import SshConfigError, SshServiceError, SshStdioError, stdio_error
 
 __all__ = ["FileOutput", "feed"]
 
@@ -54,7 +54,7 @@ class FileOutput(CallbackOutput):
             raise SshConfigError(
                 f"{name}: expected a file that is open for writing, got {type(file).__name__}"
             )
-        is_text = isinstance(file, io.TextIOBase)
+        is_text = _is_text(file)
         if is_text and encoding is None:
             raise SshConfigError(f"{name}: a text file needs an encoding, or open it with 'wb'")
         super().__init__(self._write, encoding if is_text else None)
@@ -77,6 +77,8 @@ class FileOutput(CallbackOutput):
             written = self._file.write(piece)
             if written is None and isinstance(self._file, io.RawIOBase):
                 raise BlockingIOError(errno.EAGAIN, "the file is in non-blocking mode, and full")
+            if written == 0:
+                raise OSError(errno.EIO, "the file takes no data")
             # A raw file may write only a part, and then returns how much.
             piece = piece[written:] if isinstance(written, int) else None
 
@@ -87,7 +89,7 @@ def feed(stdin: Stdin, file: IO[Any], on_failure: OnFailure) -> None:
 
     Raises
     ------
-    NoMoreThreads
+    SshServiceError
         The system refuses a thread.
     """
 
@@ -101,7 +103,15 @@ def feed(stdin: Stdin, file: IO[Any], on_failure: OnFailure) -> None:
         finally:
             stdin.close()
 
-    threads.start_thread(run, "ssh-service-stdin")
+    try:
+        threads.start_thread(run, "ssh-service-stdin")
+    except threads.NoMoreThreads as error:
+        raise SshServiceError(f"stdin: the file cannot be read: {error}") from error
+
+
+def _is_text(file: IO[Any]) -> bool:
+    # The wrappers of `tempfile` have the attributes of the file, but are no `TextIOBase`.
+    return isinstance(file, io.TextIOBase) or hasattr(file, "encoding")
 
 
 def _copy(file: IO[Any], stdin: Stdin) -> None:
@@ -111,7 +121,7 @@ def _copy(file: IO[Any], stdin: Stdin) -> None:
 
 def _read(file: IO[Any]) -> bytes:
     """Return the next bytes, as soon as there are any; b"" at the end of the file."""
-    if isinstance(file, io.TextIOBase):
+    if _is_text(file):
         return as_input(file.readline())
     read = getattr(file, "read1", file.read)  # which does not wait for more than there is
     data: Union[None, str, bytes] = read(_READ_SIZE)

@@ -7,13 +7,22 @@ import hashlib
 import io
 import os
 import subprocess
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ssh_service import SshClientCache, SshConfigError, SshStdioError, run, start
+from ssh_service import (
+    SshClientCache,
+    SshConfigError,
+    SshServiceError,
+    SshStdioError,
+    run,
+    start,
+    threads,
+)
 from ssh_service.testing.pytest_plugin import Sshd
 from tests.common import PATIENCE
 
@@ -50,6 +59,39 @@ def test_text_files_get_the_text_of_the_output(sshd: Sshd, options: Any) -> None
     with start(sshd.connect_params, script, stdout=out, encoding="latin-1", **options) as process:
         process.result(PATIENCE)
     assert out.getvalue() == "café\n"
+
+
+def test_temporary_files_are_text_or_binary_as_they_were_opened(sshd: Sshd, options: Any) -> None:
+    with tempfile.NamedTemporaryFile("w+", encoding="utf-8") as text:
+        run(sshd.connect_params, "printf 'caf\\303\\251\\n'", stdout=text, **options)
+        text.seek(0)
+        assert run(sshd.connect_params, "cat", stdin=text, **options).stdout == "café\n"
+    with tempfile.NamedTemporaryFile() as binary:
+        run(sshd.connect_params, "printf '\\377'", stdout=binary, **options)
+        binary.seek(0)
+        assert run(sshd.connect_params, "wc -c", stdin=binary, **options).stdout.strip() == "1"
+
+
+def test_a_file_that_takes_nothing_is_an_error(sshd: Sshd, options: Any) -> None:
+    class Stuck:
+        def write(self, data: Any) -> int:
+            return 0
+
+    out: Any = Stuck()
+    with pytest.raises(SshStdioError, match="stdout cannot be written: the file takes no data"):
+        run(sshd.connect_params, "echo hello", stdout=out, **options)
+
+
+def test_where_no_thread_can_be_had_a_file_as_stdin_is_an_error_of_ours(
+    sshd: Sshd, options: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise threads.NoMoreThreads("can't start new thread")
+
+    run(sshd.connect_params, "true", **options)
+    monkeypatch.setattr(threads, "start_thread", refuse)
+    with pytest.raises(SshServiceError, match="stdin: .* can't start new thread"):
+        run(sshd.connect_params, "cat", stdin=io.StringIO("x"), **options)
 
 
 def test_a_raw_file_that_takes_a_part_at_a_time_gets_everything(sshd: Sshd, options: Any) -> None:
