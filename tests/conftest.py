@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -53,6 +54,12 @@ def _sockets() -> Set[str]:
         if target.startswith("socket:"):
             found.add(target)
     return found
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector thousands of tests, at which it would look each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -51,6 +51,9 @@ PLACES: Tuple[str, ...] = (
 )
 """The files (or folders) of the calls that are torn, where nothing else is asked for."""
 
+# How far apart the first moments of two passes of `tear` are; strides are no multiples of it.
+_TURN = 12
+
 _SEAMS = {
     "SETUP_FINALLY",
     "SETUP_WITH",
@@ -198,3 +201,33 @@ def moments(limit: float, first: int = 0, step: int = 1) -> Iterator[int]:
     while time.monotonic() < until:
         yield number
         number += step
+
+
+def tear(
+    make: Callable[[], Callable[[], Any]],
+    how: str,
+    check: Callable[[], Any],
+    seconds: Optional[float] = None,
+    stride: int = 29,
+    at_least: int = 20,
+    places: Tuple[str, ...] = PLACES,
+) -> int:
+    """
+    Tear a call at its moments, or at those that some seconds allow; return at how many.
+
+    `make` makes the call for each moment, and `check` is called afterwards.  Time does not end it
+    before `at_least` moments; as they are passed through in strides, from first to last again and
+    again, there are late ones among them.
+    """
+    until, torn = time.monotonic() + (float("inf") if seconds is None else seconds), 0
+    for first in range(stride):
+        moment = first * _TURN % stride
+        while time.monotonic() < until or torn < at_least:
+            if not torn_at(moment, make(), how, places):
+                break
+            torn += 1
+            moment += stride
+            check()
+        else:
+            break
+    return torn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Optional
 
 import pytest
 
@@ -12,7 +12,7 @@ from ssh_service import background
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import SshCacheClosed, SshServiceError
 from tests.common import Outcome, eventually
-from tests.injection import HOWS, Torn, moments, torn_at
+from tests.injection import HOWS, Torn, moments, tear, torn_at
 from tests.unit.engine_fakes import (
     PATIENCE,
     FakeTransport,
@@ -25,8 +25,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:a lease of:ResourceWarning")
 
 TARGET = target()
 
-SECONDS = 1.2
-"""For each of the calls here; all of the moments of most fit into it on a quiet machine."""
+SECONDS = 0.6
+"""For the moments of each call; a long test takes all of them."""
 
 
 class Site:
@@ -101,21 +101,23 @@ CALLS: Dict[str, Callable[[SshClientCache], object]] = {
 }
 
 
-def tear_all(call: Callable[[SshClientCache], object], how: str, warm: bool, limit: float) -> int:
-    """Tear a call at each of its moments; return how many there were."""
-    site, number = Site(max_destinations=1), 0
+def tear_all(
+    call: Callable[[SshClientCache], object], how: str, warm: bool, seconds: Optional[float]
+) -> int:
+    """Tear a call at its moments, or at those that some seconds allow; return at how many."""
+    site = Site(max_destinations=1)
+
+    def make() -> Callable[[], object]:
+        if warm:
+            site.cache.get_client_connection(connect_params())
+        else:
+            site.cache.cleanup()
+        return lambda: call(site.cache)
+
     try:
-        for number in moments(limit):
-            if warm:
-                site.cache.get_client_connection(connect_params())
-            else:
-                site.cache.cleanup()
-            if not torn_at(number, lambda: call(site.cache), how):
-                break
-            site.is_well()
+        return tear(make, how, site.is_well, seconds, at_least=6)
     finally:
         site.close()
-    return number
 
 
 @pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])
@@ -130,7 +132,7 @@ def test_call_torn_anywhere_loses_nothing(name: str, how: str, warm: bool) -> No
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize("name", CALLS)
 def test_call_torn_at_each_of_its_moments_loses_nothing(name: str, how: str, warm: bool) -> None:
-    assert tear_all(CALLS[name], how, warm, 600.0) > 5
+    assert tear_all(CALLS[name], how, warm, None) > 5
 
 
 @pytest.mark.parametrize("how", HOWS)
@@ -140,7 +142,7 @@ def test_interrupted_cleanup_closes_all_or_nothing(
 ) -> None:
     """Everything it had decided to close is closed, even if no caller waits any more."""
     targets = [target(host) for host in ("alpha", "beta", "gamma")]
-    for number in moments(4 * SECONDS):
+    for number in moments(8 * SECONDS):
         site = Site()
         site.cache.enter()
         for each in targets:
@@ -167,7 +169,7 @@ def test_waiter_torn_anywhere_keeps_no_other_from_the_connection(how: str) -> No
             assert gate.wait(PATIENCE)
             return super()._dial(to, deadline)
 
-    for number in moments(4 * SECONDS):
+    for number in moments(8 * SECONDS):
         site = Slow()
         gate.clear()
         others = [Outcome(lambda: lease(site.cache)) for _ in range(2)]  # noqa: B023

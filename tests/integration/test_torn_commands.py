@@ -7,7 +7,8 @@ import queue
 import signal
 import threading
 import time
-from typing import Any, Callable, Iterator, List
+from functools import partial
+from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 
@@ -16,7 +17,7 @@ from ssh_service.connections.cache import SshClientCache
 from ssh_service.ssh_host_service import SshHostService
 from ssh_service.ssh_service import SshService
 from tests.common import PATIENCE, eventually
-from tests.injection import HOWS, moments, torn_at
+from tests.injection import HOWS, moments, tear, torn_at
 from tests.unit.engine_fakes import (
     FakeChannel,
     FakeTransport,
@@ -25,10 +26,8 @@ from tests.unit.engine_fakes import (
     work_done,
 )
 
-# Seconds for all moments of one call.
-LIMIT = 6.0
-# Moments are torn at in strides, so that there are late ones among them though time is up.
-_STRIDE, _TURN = 29, 12
+# Seconds for the moments of one call; the long test takes all of them.
+LIMIT = 1.5
 
 
 class Server:
@@ -166,23 +165,7 @@ def by_service(place: Place) -> None:
     service.wait_os_operation(info)
 
 
-def tear(place: Place, call: Callable[[Place], Any], how: str, limit: float) -> bool:
-    """Tear a call at its moments, from first to last again and again; tell whether at all."""
-    until, torn = time.monotonic() + limit, 0
-    for first in range(_STRIDE):
-        moment = first * _TURN % _STRIDE
-        while time.monotonic() < until or torn < 20:
-            if not torn_at(moment, lambda: call(place), how):
-                break
-            torn += 1
-            moment += _STRIDE
-            place.check()
-        else:
-            return False
-    return True
-
-
-CALLS = {
+CALLS: Dict[str, Callable[[Place], Any]] = {
     "run": lambda place: run(connect_params(), "wait", cache=place.cache),
     "run with a limit": lambda p: run(connect_params(), "wait", cache=p.cache, timeout=PATIENCE),
     "run with a function": lambda place: run(
@@ -204,7 +187,7 @@ def test_interrupted_call_ends_its_command_and_leaks_nothing(
     what: str, how: str, place: Place
 ) -> None:
     """The destination stays usable; no session, lease or place in the queue is lost."""
-    tear(place, CALLS[what], how, LIMIT)
+    assert tear(lambda: partial(CALLS[what], place), how, place.check, LIMIT) >= 20
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs pthread_kill")
@@ -240,7 +223,7 @@ def test_run_interrupted_by_any_exception_ends_its_command_at_once(place: Place)
 @pytest.mark.parametrize("what", CALLS)
 def test_call_interrupted_at_each_line_ends_its_command(what: str, how: str, place: Place) -> None:
     """Each moment there is."""
-    assert tear(place, CALLS[what], how, 600.0)
+    assert tear(lambda: partial(CALLS[what], place), how, place.check) > 100
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

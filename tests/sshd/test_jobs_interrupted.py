@@ -6,7 +6,6 @@ import functools
 import gc
 import itertools
 import logging
-import time
 from pathlib import Path
 from typing import Any, Callable, Dict
 
@@ -16,13 +15,11 @@ from ssh_service import Job, SshClientCache, find_job, start_job
 from ssh_service.jobs import watcher as watcher_module
 from ssh_service.jobs.starting import Start
 from tests.common import PATIENCE, eventually
-from tests.injection import HOWS, torn_at
+from tests.injection import HOWS, tear
 from tests.sshd.jobs import JobHost
 
-# Seconds for all moments of one call.
-LIMIT = 1.5
-# Moments are torn at in strides, so that there are late ones among them though time is up.
-_STRIDE, _TURN = 97, 36
+# For the moments of one call.
+HURRY: Dict[str, Any] = {"seconds": 1.5, "stride": 97, "at_least": 6}
 
 # A command of ours that was torn says that it is dropped.
 pytestmark = [
@@ -31,22 +28,6 @@ pytestmark = [
 ]
 
 _names = itertools.count()
-
-
-def tear(make: Callable[[], Callable[[], Any]], how: str, check: Callable[[], None]) -> int:
-    """Tear a call at its moments, from first to last again and again; return how often."""
-    until, torn = time.monotonic() + LIMIT, 0
-    for first in range(_STRIDE):
-        moment = first * _TURN % _STRIDE
-        while time.monotonic() < until or torn < 6:
-            if not torn_at(moment, make(), how):
-                break
-            torn += 1
-            moment += _STRIDE
-            check()
-        else:
-            return torn
-    return torn
 
 
 # Each way of looking for signals; all but the last take too long for every run.
@@ -77,7 +58,7 @@ def test_start_that_is_interrupted_is_made_once_when_it_is_repeated(
         assert len(runs.read_text().split()) == len(set(runs.read_text().split()))
         assert names[-1] in runs.read_text()
 
-    assert tear(make, how, check) >= 6
+    assert tear(make, how, check, **HURRY) >= 6
 
 
 @EACH_WAY
@@ -123,7 +104,7 @@ def test_call_about_a_job_that_is_interrupted_leaves_the_rest_as_it_was(
         gc.collect()
         eventually(lambda: not watcher._waiters(), "nobody is waited for")
 
-    assert tear(make, how, check) >= 6
+    assert tear(make, how, check, **HURRY) >= 6
 
 
 def test_interrupted_start_names_the_job_that_may_run(

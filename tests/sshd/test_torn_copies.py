@@ -5,9 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import threading
-import time
 from pathlib import Path
-from typing import Any, Callable, Dict
+from typing import Any, Dict
 
 import pytest
 
@@ -15,12 +14,12 @@ from ssh_service import SshClientCache, download, run, upload
 from ssh_service.copying.open_files import open_files
 from ssh_service.testing.local_sshd import Sshd
 from tests.common import PATIENCE, descriptors, eventually
-from tests.injection import HOWS_OF_LOOPS, torn_at
+from tests.injection import HOWS_OF_LOOPS, tear
 from tests.trees import unfinished_files
 
-# Seconds for the moments of one copy; they are torn at in strides, so that there are late ones.
-LIMIT = 6.0
-_STRIDE, _TURN = 61, 25
+# Seconds for the moments of one copy.
+LIMIT = 3.0
+_STRIDE = 61
 
 pytestmark = [
     pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc"),
@@ -68,7 +67,9 @@ class Place:
             and threading.active_count() <= self._threads
         )
 
-    def check_rest(self) -> None:
+    def check_all(self) -> None:
+        """Check that it works, and that nothing is held."""
+        self.check()
         eventually(
             # What an exception's frames hold may be a cycle: the collector lets it go.
             lambda: self.is_at_rest() or (gc.collect() < 0),
@@ -81,30 +82,13 @@ def a_place(sshd: Sshd, cache: SshClientCache, tmp_path: Path) -> Place:
     return Place(sshd, cache, tmp_path)
 
 
-def tear(place: Place, copy: Callable[[], None], how: str, limit: float) -> bool:
-    """Tear a copy at its moments, from first to last again and again; tell whether at all."""
-    until, torn = time.monotonic() + limit, 0
-    for first in range(_STRIDE):
-        moment = first * _TURN % _STRIDE
-        while time.monotonic() < until or torn < 20:
-            if not torn_at(moment, copy, how):
-                break
-            torn += 1
-            moment += _STRIDE
-            place.check()
-            place.check_rest()
-        else:
-            return False
-    return True
-
-
 @pytest.mark.parametrize("how", HOWS_OF_LOOPS)
 @pytest.mark.parametrize("way", ["upload", "download"])
 def test_copy_interrupted_anywhere_leaves_usable_destination(
     way: str, how: str, place: Place
 ) -> None:
     """The next calls work, and no lease, session, descriptor or thread is lost."""
-    tear(place, getattr(place, way), how, LIMIT)
+    tear(lambda: getattr(place, way), how, place.check_all, LIMIT, _STRIDE)
     # No copy waits for the removal of what is left: one of the next does it.
     eventually(
         lambda: place.check() or not unfinished_files(place.folder), "nothing unfinished is left"
@@ -117,6 +101,6 @@ def test_copy_interrupted_anywhere_leaves_usable_destination(
 def test_copy_interrupted_often_leaves_usable_destination(
     way: str, how: str, place: Place
 ) -> None:
-    """The same at ten times as many moments; all of them would take a quarter of an hour each."""
-    tear(place, getattr(place, way), how, 10 * LIMIT)
+    """The same at twenty times as many; all would take a quarter of an hour each."""
+    tear(lambda: getattr(place, way), how, place.check_all, 20 * LIMIT, _STRIDE)
     place.check()
