@@ -37,6 +37,13 @@ _SERVER_STATE = (
     "_preferred_kex",
     "_preferred_compression",
 )
+# The order of the ciphers in paramiko 3.5 to 5; any other order is a program's choice.
+_PARAMIKO_CIPHERS = (
+    *("aes128-ctr", "aes192-ctr", "aes256-ctr", "aes128-cbc", "aes192-cbc", "aes256-cbc"),
+    *("3des-cbc", "aes128-gcm@openssh.com", "aes256-gcm@openssh.com"),
+)
+# AES-GCM first: the others need a MAC, which paramiko compares byte by byte.
+_CIPHERS = tuple(sorted(_PARAMIKO_CIPHERS, key=lambda name: "gcm" not in name))
 _BANNER = "Error reading SSH protocol banner"
 _paramiko_init = paramiko.Transport.__init__
 
@@ -109,6 +116,8 @@ class DropInTransport(SshTransport):
             if name in options:
                 setattr(self, name, options[name])
         self.disabled_algorithms = options.get("disabled_algorithms") or {}
+        if self.preferences()[0] == _PARAMIKO_CIPHERS:
+            self._preferred_ciphers = _CIPHERS
         self.server_sig_algs = options.get("server_sig_algs", True)
         self.advertise_strict_kex = options.get("strict_kex", True)
 
