@@ -258,7 +258,8 @@ class _Authenticator:
         if skipped:
             tried += f" (passed over: {'; '.join(skipped)})"
         if self._allowed is not None:
-            more = f"; the server takes {printable(', '.join(self._allowed))}{more}"
+            methods = printable(", ".join(self._allowed)) or "no further method"
+            more = f"; the server takes {methods}{more}"
         return SshAuthError(
             f"{self._target.connection_id}: authentication refused; tried {tried}{more}",
             tried=tuple(self._tried),

@@ -109,6 +109,12 @@ def test_without_any_credential_the_error_says_what_the_server_takes() -> None:
             connect(server)
 
 
+def test_a_server_that_offers_no_method_is_reported_as_such() -> None:
+    with AuthServer(("",)) as server:
+        with pytest.raises(SshAuthError, match="the server takes no further method$"):
+            connect(server)
+
+
 def test_without_any_key_the_error_says_where_one_was_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
