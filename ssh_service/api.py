@@ -7,6 +7,7 @@ connections for the whole process.
 
 from __future__ import annotations
 
+import subprocess
 from typing import IO, Any, Mapping, Optional, Sequence, Tuple, Union
 
 from ssh_service import operations, params
@@ -15,6 +16,7 @@ from ssh_service.commands.command import Command
 from ssh_service.commands.files import FileOutput, feed
 from ssh_service.commands.output import (
     CallbackOutput,
+    DiscardedOutput,
     OnOutput,
     Output,
     QueueOutput,
@@ -45,10 +47,10 @@ def start(
     cwd: Optional[StrPath] = None,
     sudo: Union[bool, str] = False,
     sudo_password: Optional[SudoPassword] = None,
-    stdin: Union[str, bytes, IO[Any]] = b"",
+    stdin: Union[str, bytes, int, IO[Any]] = b"",
     input: Union[None, str, bytes] = None,
-    stdout: Optional[IO[Any]] = None,
-    stderr: Optional[IO[Any]] = None,
+    stdout: Union[None, int, IO[Any]] = None,
+    stderr: Union[None, int, IO[Any]] = None,
     timeout: Optional[float] = None,
     on_stdout: Optional[OnOutput] = None,
     on_stderr: Optional[OnOutput] = None,
@@ -88,16 +90,18 @@ def start(
         The password of the user for sudo, or a function that returns it, called once, on a
         callback thread, if sudo asks.  It is sent after sudo's own prompt, at most once for each
         time that sudo is started.  None: sudo must need no password.
-    stdin : Union[str, bytes, IO]
+    stdin : Union[str, bytes, int, IO]
         The first part of the script's standard input.  `RemoteProcess.write` adds to it
         until `RemoteProcess.close_stdin` ends it.  Or a file, which is read to its end, on a
-        thread.
+        thread.  `subprocess.DEVNULL` is end of file at once, `subprocess.PIPE` the same as
+        ``b""``.
     input : Union[None, str, bytes]
         All of the standard input, as in `subprocess.run`; end of file follows, so that
         `RemoteProcess.write` is an error.  Only one of `stdin` and `input` may be given.
-    stdout, stderr : Optional[IO]
+    stdout, stderr : Union[None, int, IO]
         Files that are open for writing and receive the output, on a callback thread: text files
-        get text, all others bytes.  They are not closed.  None: see `on_stdout` and `on_stderr`.
+        get text, all others bytes.  They are not closed.  `subprocess.DEVNULL` drops the output.
+        None, and `subprocess.PIPE`: see `on_stdout` and `on_stderr`.
     timeout : Optional[float]
         Seconds from the call until the script must have ended, including the time to connect and
         to wait for a session.  None: no limit, except the connect timeout.
@@ -157,7 +161,7 @@ def start(
         resembles_args=resembles_args(script),
         timeout=timeout,
         stdin=one_input(stdin, input),
-        more_stdin=input is None,
+        more_stdin=input is None and stdin != subprocess.DEVNULL,
         stdout=_output("stdout", stdout, on_stdout, encoding) or QueueOutput(encoding),
         stderr=_output("stderr", stderr, on_stderr, encoding) or QueueOutput(encoding),
         pty=pty,
@@ -176,10 +180,10 @@ def run(
     cwd: Optional[StrPath] = None,
     sudo: Union[bool, str] = False,
     sudo_password: Optional[SudoPassword] = None,
-    stdin: Union[str, bytes, IO[Any]] = b"",
+    stdin: Union[str, bytes, int, IO[Any]] = b"",
     input: Union[None, str, bytes] = None,
-    stdout: Optional[IO[Any]] = None,
-    stderr: Optional[IO[Any]] = None,
+    stdout: Union[None, int, IO[Any]] = None,
+    stderr: Union[None, int, IO[Any]] = None,
     timeout: Optional[float] = None,
     on_stdout: Optional[OnOutput] = None,
     on_stderr: Optional[OnOutput] = None,
@@ -221,16 +225,17 @@ def run(
         The password of the user for sudo, or a function that returns it, called once, on a
         callback thread, if sudo asks.  It is sent after sudo's own prompt, at most once for each
         time that sudo is started.  None: sudo must need no password.
-    stdin : Union[str, bytes, IO]
+    stdin : Union[str, bytes, int, IO]
         The script's standard input; end of file follows.  Or a file, which is read from its
         current position to its end while the script runs, on a thread.  A text file is sent as
-        UTF-8.
+        UTF-8.  `subprocess.DEVNULL` and `subprocess.PIPE` are the same as ``b""``.
     input : Union[None, str, bytes]
         Another name for `stdin`, as in `subprocess.run`; only one of the two may be given.
-    stdout, stderr : Optional[IO]
+    stdout, stderr : Union[None, int, IO]
         Files that are open for writing and receive the output while the script runs, on a callback
         thread: text files get text, all others bytes.  They are not closed, and the outcome does
-        not contain this output.  None: see `on_stdout` and `on_stderr`.
+        not contain this output.  `subprocess.DEVNULL` drops the output.  None, and
+        `subprocess.PIPE`: see `on_stdout` and `on_stderr`.
     timeout : Optional[float]
         Seconds from the call until the script must have ended, including the time to connect and
         to wait for a session.  None: no limit, except the connect timeout.
@@ -307,7 +312,7 @@ def run(
     if check not in (True, False):
         raise SshConfigError(f"check: expected True or False, got {check!r}")
     receivers = (stdout, stderr, on_stdout, on_stderr)
-    if encoding is None and all(receiver is None for receiver in receivers):
+    if encoding is None and all(receiver in (None, subprocess.PIPE) for receiver in receivers):
         raise SshConfigError(
             "encoding=None needs on_stdout or on_stderr, which then get bytes; otherwise take the"
             " bytes from stdout_bytes and stderr_bytes of the outcome"
@@ -342,14 +347,19 @@ def run(
 
 
 def _output(
-    name: str, file: Optional[IO[Any]], function: Optional[OnOutput], encoding: Optional[str]
+    name: str,
+    file: Union[None, int, IO[Any]],
+    function: Optional[OnOutput],
+    encoding: Optional[str],
 ) -> Optional[Output]:
     """Return the receiver of a stream that goes to a file or a function; None if it is kept."""
     if file is None:
         return None if function is None else CallbackOutput(function, encoding)
     if function is not None:
         raise SshConfigError(f"{name}, on_{name}: give at most one of them")
-    return FileOutput(name, file, encoding)
+    if file == subprocess.PIPE:
+        return None
+    return DiscardedOutput() if file == subprocess.DEVNULL else FileOutput(name, file, encoding)
 
 
 def _submit(

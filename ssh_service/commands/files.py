@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import subprocess
 from typing import IO, Any, Callable, Optional, Union
 
 from ssh_service import threads
@@ -44,11 +45,12 @@ class FileOutput(CallbackOutput):
         `file` cannot be written to, or is a text file and `encoding` is None or unknown.
     """
 
-    def __init__(self, name: str, file: IO[Any], encoding: Optional[str]) -> None:
+    def __init__(self, name: str, file: Union[int, IO[Any]], encoding: Optional[str]) -> None:
         if isinstance(file, int):
+            got = "subprocess.STDOUT" if file == subprocess.STDOUT else repr(file)
             raise SshConfigError(
-                f"{name}: expected a file that is open for writing, got {file!r}; without {name},"
-                " the outcome contains the output, and `2>&1` in the script merges both streams"
+                f"{name}: expected a file that is open for writing, PIPE or DEVNULL, got {got};"
+                " `2>&1` in the script merges both streams"
             )
         if not callable(getattr(file, "write", None)):
             raise SshConfigError(

@@ -120,6 +120,15 @@ class CallbackOutput(Output):
                 channel.adjust_window(len(chunk))
 
 
+class DiscardedOutput(Output):
+    """Drops a stream, as ``/dev/null`` does."""
+
+    def put(self, chunk: bytes, channel: Optional[SshChannel]) -> bool:
+        """Count the bytes."""
+        self.received += len(chunk)
+        return True
+
+
 class QueueOutput(Output):
     """
     Queues a stream until a thread reads it, line by line.

@@ -87,6 +87,10 @@ def one_script(script: Optional[Script], args: Optional[Sequence[Any]]) -> Scrip
         if not isinstance(word, str):
             got = kind_of_path(word)
             raise SshConfigError(f"args: item {number}: expected str or a path, got {got}")
+        if "\0" in word:
+            text = "an argument cannot contain a NUL character"
+            raise SshConfigError(f"args: item {number}: {text}")
+        check_text(f"args: item {number}", word)
         words.append(word)
     if not words or not words[0]:
         raise SshConfigError("args: the command is missing; expected a list such as ['ls', '-l']")
@@ -275,6 +279,18 @@ def quote(text: str) -> str:
 def quote_for_any_shell(text: str) -> str:
     """Quote a text of one line for sh, csh and fish alike."""
     return "'" + _SPECIAL_IN_QUOTES.sub(r"'\\\1'", text) + "'"
+
+
+def check_text(what: str, text: str) -> None:
+    """
+    Refuse a text that cannot be sent.
+
+    Raises
+    ------
+    SshConfigError
+        The text contains a lone surrogate that does not stand for a byte.
+    """
+    _encode(text, what)
 
 
 def _encode(text: str, what: str = "script") -> bytes:

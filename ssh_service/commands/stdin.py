@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from typing import IO, Any, Callable, Optional, Protocol, Union
@@ -18,7 +19,7 @@ _VEOF = b"\x04"
 _LINE_ENDS = b"\n\r" + _VEOF
 
 
-def as_input(data: Union[str, bytes], name: str = "stdin") -> bytes:
+def as_input(data: object, name: str = "stdin") -> bytes:
     """
     Return input for a command as bytes; text is encoded as UTF-8.
 
@@ -42,10 +43,12 @@ def as_input(data: Union[str, bytes], name: str = "stdin") -> bytes:
 
 
 def one_input(
-    stdin: Union[str, bytes, IO[Any]], given: Union[None, str, bytes]
+    stdin: Union[str, bytes, int, IO[Any]], given: Union[None, str, bytes]
 ) -> Union[bytes, IO[Any]]:
     """
     Return a command's input as bytes or a file, from the parameter `stdin` or its alias `input`.
+
+    ``DEVNULL`` and ``PIPE`` of `subprocess` mean an empty input.
 
     Raises
     ------
@@ -56,12 +59,14 @@ def one_input(
         if callable(getattr(stdin, "read", None)):
             return stdin  # type: ignore[return-value]
         if not isinstance(stdin, (str, bytes, bytearray, memoryview)):
+            if not isinstance(stdin, bool) and stdin in (subprocess.DEVNULL, subprocess.PIPE):
+                return b""
             got = repr(stdin) if isinstance(stdin, int) else type(stdin).__name__
             raise SshConfigError(
                 f"stdin: expected a text, bytes or a file that is open for reading, got {got}"
             )
         return as_input(stdin)
-    if stdin != b"":
+    if stdin != b"" and stdin != subprocess.PIPE:
         raise SshConfigError("stdin, input: give at most one of them")
     return as_input(given, "input")
 

@@ -8,7 +8,7 @@ import re
 from typing import Dict, Optional, Tuple
 
 from ssh_service.commands.marks import Marks
-from ssh_service.commands.script import quote_for_any_shell
+from ssh_service.commands.script import check_text, quote_for_any_shell
 from ssh_service.errors import SshConfigError, SshCwdError, cwd_error, kind_of_path
 
 _HOME = re.compile(r"~([A-Za-z0-9._][A-Za-z0-9._@-]*)?\Z")
@@ -46,6 +46,7 @@ def check_cwd(cwd: object) -> str:
         raise SshConfigError(f"cwd: expected a path on the server, got {kind_of_path(cwd)}")
     if "\0" in cwd or "\n" in cwd:
         raise SshConfigError(f"cwd: a path cannot contain NUL or a line end, got {cwd!r:.80}")
+    check_text("cwd", cwd)
     if not cwd.startswith("/") and not _HOME.match(cwd.partition("/")[0]):
         raise SshConfigError(
             "cwd: expected an absolute path, or one that begins with '~' or '~user',"

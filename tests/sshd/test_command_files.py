@@ -215,13 +215,30 @@ def test_a_file_that_is_open_for_writing_is_no_input(
             run(sshd.connect_params, "cat", stdin=file, **options)
 
 
+def test_constants_of_subprocess_mean_what_they_mean_there(sshd: Sshd, options: Any) -> None:
+    nothing, kept = subprocess.DEVNULL, subprocess.PIPE
+    script = "cat; echo out; echo error >&2"
+    where = sshd.connect_params
+    done = run(where, script, stdin=nothing, stdout=nothing, stderr=kept, **options)
+    assert (done.stdout, done.stderr) == ("", "error\n")
+    assert run(where, script, stdin=kept, stdout=kept, **options).stdout == "out\n"
+    with start(where, script, stdin=nothing, **options) as process:
+        assert process.result().stdout == "out\n"
+    with start(where, script, stdin=kept, **options) as process:
+        process.write("in ")
+        process.close_stdin()
+        assert process.result().stdout == "in out\n"
+
+
 @pytest.mark.parametrize(
     "given, said",
     [
-        ({"stdout": subprocess.PIPE}, "stdout: expected a file .* got -1"),
-        ({"stderr": subprocess.STDOUT}, "2>&1"),
+        ({"stdout": 1}, "stdout: expected a file .* got 1"),
+        ({"stderr": subprocess.STDOUT}, "got subprocess.STDOUT; `2>&1`"),
+        ({"stdout": subprocess.PIPE, "on_stdout": print}, "give at most one"),
         ({"stdout": "out.txt"}, "stdout: expected a file .* got str"),
-        ({"stdin": subprocess.DEVNULL}, "stdin: expected a text, bytes or a file .* got -3"),
+        ({"stdin": 0}, "stdin: expected a text, bytes or a file .* got 0"),
+        ({"stdin": subprocess.DEVNULL, "input": "x"}, "at most one"),
         ({"stdin": io.StringIO(), "input": "x"}, "at most one"),
         ({"stdout": io.BytesIO(), "on_stdout": print}, "stdout, on_stdout: give at most one"),
         ({"stdout": io.StringIO(), "encoding": None}, "needs an encoding"),

@@ -122,6 +122,8 @@ def test_input_is_what_the_command_reads(web: Host) -> None:
         ({"args": "true"}, "args: expected a list such as"),
         ({"args": []}, "args: the command is missing"),
         ({"args": ["echo", 5]}, "args: item 2: expected str or a path, got int"),
+        ({"args": ["echo", "a\0"]}, "args: item 2: an argument cannot contain a NUL character"),
+        ({"args": ["\ud800"]}, "args: item 1: a lone surrogate cannot be encoded"),
         ({"script": "cat", "stdin": "a", "input": "b"}, "stdin, input: give at most one"),
         ({"script": "cat", "input": 5}, "input: expected a text or bytes, got int"),
     ],

@@ -32,6 +32,7 @@ def test_check_cwd_absolute_paths_and_homes_are_accepted(cwd: str) -> None:
         ("~a b/x", "expected an absolute path"),
         ("/a\0b", "a path cannot contain NUL or a line end, got '/a\\\\x00b'"),
         ("/a\nb", "a path cannot contain NUL or a line end"),
+        ("/\ud800", "cwd: a lone surrogate cannot be encoded"),
         (b"/srv", "cwd: expected a path on the server, got bytes"),
         (3, "cwd: expected a path on the server, got int"),
     ],
