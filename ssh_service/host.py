@@ -7,7 +7,19 @@ import inspect
 import re
 from collections import deque
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Callable, Deque, Mapping, Optional, Tuple, TypeVar, Union
+from types import MappingProxyType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Deque,
+    Dict,
+    Mapping,
+    Optional,
+    Tuple,
+    TypeVar,
+    Union,
+)
 
 from ssh_service import api, forwarding, jobs, params, readiness
 from ssh_service.commands.sudo import conceal_password, refuse_sudo
@@ -46,6 +58,12 @@ def _method(function: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[
     method.__doc__ = _DESTINATION.sub("", inspect.cleandoc(function.__doc__ or ""))
     method.__qualname__ = f"Host.{function.__name__}"
     return method  # type: ignore[return-value]
+
+
+def _another_host(name: str) -> str:
+    if name in params.SETTINGS or name == "cache":
+        return f"make another one, such as Host(host, {name}=...)"
+    return f"cannot set {name!r}"
 
 
 class Host(Resolvable):
@@ -103,6 +121,11 @@ class Host(Resolvable):
     >>> web.path("/etc/hosts").read_text()
     """
 
+    _cache: Optional[SshClientCache]
+    _settings: Dict[str, Any]
+    _target: Optional[ConnectParams]
+    _held: Deque[Any]
+
     def __init__(
         self,
         destination: Union[str, Mapping[str, Any], Host],
@@ -112,18 +135,32 @@ class Host(Resolvable):
     ) -> None:
         destination, settings = params.conceal(destination), params.conceal(settings)
         check_cache(cache)
-        self._cache: Optional[SshClientCache] = cache
         if cache is None and isinstance(destination, Host):
-            self._cache = destination._cache
-        self._settings: Mapping[str, Any] = {**settings_of(destination), **settings}
-        params.check_names(self._settings, params.SETTINGS)
-        self._target: Optional[ConnectParams] = None
-        self._held: Deque[Any] = deque()
+            cache = destination._cache
+        settings = {**settings_of(destination), **settings}
+        params.check_names(settings, params.SETTINGS)
+        self._set(_cache=cache, _settings=settings, _target=None, _held=deque())
+
+    def _set(self, **fields: Any) -> None:
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"a Host is immutable: {_another_host(name)}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a Host is immutable: cannot delete {name!r}")
+
+    def __copy__(self) -> Host:
+        return self
+
+    def __deepcopy__(self, memo: Dict[int, Any]) -> Host:
+        return self
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The connect parameters; secrets are shown as ``***``."""
-        return dict(self._settings)
+        """The connect parameters, which cannot be changed; secrets are shown as ``***``."""
+        return MappingProxyType(self._settings)
 
     @property
     def cache(self) -> Optional[SshClientCache]:
@@ -144,9 +181,11 @@ class Host(Resolvable):
         SshConfigError
             A setting is missing or invalid; see `ssh_service.params.resolve`.
         """
-        if self._target is None:
-            self._target = params.resolve_concealed(self._settings)
-        return self._target
+        target = self._target
+        if target is None:
+            target = params.resolve_concealed(self._settings)
+            self._set(_target=target)
+        return target
 
     @property
     def connection_id(self) -> str:

@@ -101,4 +101,7 @@ class Secret:
         return self
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a Secret is not picklable: a pickle would show it")
+        raise TypeError(
+            "a Secret is not picklable, as a pickle would show it: name a key file, pass a"
+            " function that returns the secret, or set it where the pickle is loaded"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import pickle
 from pathlib import Path
@@ -81,6 +82,31 @@ def test_host_can_be_pickled_unless_it_holds_a_secret() -> None:
     assert pickle.loads(pickle.dumps(host)) == Host("deploy@web1", connect_timeout=5)
     with pytest.raises(TypeError, match="not picklable"):
         pickle.dumps(Host("deploy@web1", password="geheim"))
+
+
+def test_host_is_immutable() -> None:
+    host: Any = Host("deploy@web1")
+    with pytest.raises(AttributeError, match=r"such as Host\(host, connect_timeout=...\)"):
+        host.connect_timeout = 5
+    for name in ("x", "run", "_settings"):
+        with pytest.raises(AttributeError, match=f"a Host is immutable: cannot set '{name}'"):
+            setattr(host, name, 1)
+        with pytest.raises(AttributeError, match="cannot delete"):
+            delattr(host, name)
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        host.settings["connect_timeout"] = 5
+    assert copy.deepcopy([host])[0] is host and host == Host("deploy@web1")
+
+
+def test_start_job_without_a_script_is_refused_like_run() -> None:
+    with pytest.raises(SshConfigError, match="script: missing; expected a text or lines"):
+        Host("web1").start_job()
+
+
+@pytest.mark.parametrize("function", [ssh_service.upload, ssh_service.download])
+def test_copies_refuse_a_path_that_cannot_be_encoded(function: Any) -> None:
+    with pytest.raises(SshConfigError, match="_path: expected a path that can be encoded"):
+        function("web.invalid", "a\ud800", "b\ud800")
 
 
 def test_host_reads_ssh_config_once(tmp_path: Path) -> None:

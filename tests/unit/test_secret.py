@@ -25,7 +25,7 @@ def test_a_secret_comes_back_whole_and_shows_nowhere(value: "str | bytes") -> No
     assert secret.reveal_bytes() == as_bytes
     assert secret.reveal().encode("utf-8", "surrogateescape") == as_bytes
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-        with pytest.raises(TypeError, match="not picklable"):
+        with pytest.raises(TypeError, match="not picklable.*: name a key file, pass a function"):
             pickle.dumps(secret, protocol)
     assert copy.copy(secret) is secret and copy.deepcopy([secret])[0] is secret
 
