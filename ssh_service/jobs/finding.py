@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, List, Mapping, Optional, Union
+from typing import List, Optional, Union
 
 from ssh_service.commands.command import check_seconds
 from ssh_service.commands.sudo import SudoPassword, check_sudo, conceal_password
@@ -13,6 +13,7 @@ from ssh_service.jobs import scripts
 from ssh_service.jobs.handle import DAMAGED, ELSEWHERE, JobDestination
 from ssh_service.jobs.job import Job
 from ssh_service.jobs.record import JobState, Seen, check_id
+from ssh_service.params import Destination
 
 _log = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ OTHERS = ("elsewhere", "damaged")
 
 
 def find_job(
-    destination: Mapping[str, Any],
+    destination: Destination,
     id: str,
     *,
     sudo: Union[bool, str] = False,
@@ -34,8 +35,10 @@ def find_job(
 
     Parameters
     ----------
-    destination : Mapping[str, Any]
-        The host; connect parameters as for `start_job`.
+    destination : Union[str, Mapping[str, Any], Host]
+        The host: ``"[user@]host[:port]"``, connect parameters such as
+        ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.resolve` lists all), or a
+        `Host`.
     id : str
         The job's name on the host.
     sudo, sudo_password
@@ -84,7 +87,7 @@ def find_job(
 
 
 def find_or_finish_removal(
-    destination: Mapping[str, Any],
+    destination: Destination,
     job_id: str,
     *,
     sudo: Union[bool, str] = False,
@@ -106,7 +109,7 @@ def find_or_finish_removal(
 
 
 def list_jobs(
-    destination: Mapping[str, Any],
+    destination: Destination,
     *,
     sudo: Union[bool, str] = False,
     sudo_password: Optional[SudoPassword] = None,
@@ -118,8 +121,10 @@ def list_jobs(
 
     Parameters
     ----------
-    destination : Mapping[str, Any]
-        The host; connect parameters as for `start_job`.
+    destination : Union[str, Mapping[str, Any], Host]
+        The host: ``"[user@]host[:port]"``, connect parameters such as
+        ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.resolve` lists all), or a
+        `Host`.
     sudo, sudo_password
         As for `start_job`; jobs that were started by sudo are found only by sudo.
     timeout : Optional[float]
@@ -156,7 +161,7 @@ def list_jobs(
 
 
 def look_at_all(
-    destination: Mapping[str, Any],
+    destination: Destination,
     timeout: Optional[float],
     cache: Optional[SshClientCache],
     *,
@@ -173,7 +178,7 @@ def _look_at_all(host: JobDestination, timeout: Optional[float]) -> List[Seen]:
 
 
 def clean_jobs(
-    destination: Mapping[str, Any],
+    destination: Destination,
     older: float,
     *,
     sudo: Union[bool, str] = False,
@@ -188,8 +193,10 @@ def clean_jobs(
 
     Parameters
     ----------
-    destination : Mapping[str, Any]
-        The host; connect parameters as for `start_job`.
+    destination : Union[str, Mapping[str, Any], Host]
+        The host: ``"[user@]host[:port]"``, connect parameters such as
+        ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.resolve` lists all), or a
+        `Host`.
     older : float
         The minimum number of seconds since a job's end, by the host's clock; if the end is
         unknown, since its start.

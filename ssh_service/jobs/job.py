@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Any, Mapping, Optional, Tuple, Union
+from typing import Any, Optional, Tuple, Union
 
 from ssh_service.commands.command import check_seconds
 from ssh_service.commands.output import check_encoding
@@ -21,6 +21,7 @@ from ssh_service.jobs.handle import JobDestination, JobHandle
 from ssh_service.jobs.lines import JobLines, OutputReader
 from ssh_service.jobs.questions import Look
 from ssh_service.jobs.record import JobState, Seen
+from ssh_service.params import Destination
 from ssh_service.transport.text import printable
 
 # Seconds for a job to end after TERM, and for its processes to disappear after KILL.
@@ -377,5 +378,5 @@ def _deadline(timeout: Optional[float]) -> Optional[float]:
     return None if timeout is None else time.monotonic() + timeout
 
 
-def _unpickle(destination: Mapping[str, Any], seen: Seen, sudo: Optional[Sudo] = None) -> Job:
+def _unpickle(destination: Destination, seen: Seen, sudo: Optional[Sudo] = None) -> Job:
     return Job(JobDestination(destination, None, sudo), seen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import subprocess
 import time
 from typing import Any, Mapping, Optional, Union
 
@@ -29,6 +30,7 @@ from ssh_service.jobs.handle import JobDestination
 from ssh_service.jobs.job import Job
 from ssh_service.jobs.record import Seen, check_id, digest, parse_record
 from ssh_service.jobs.session import is_passing
+from ssh_service.params import Destination
 from ssh_service.transport.text import printable
 
 _log = logging.getLogger(__name__)
@@ -45,8 +47,8 @@ _MAX_REASON = 500
 
 
 def start_job(
-    destination: Mapping[str, Any],
-    script: Script,
+    destination: Destination,
+    script: Optional[Script] = None,
     *,
     id: Optional[str] = None,
     env: Optional[Mapping[str, Any]] = None,
@@ -54,7 +56,7 @@ def start_job(
     cwd: Optional[str] = None,
     sudo: Union[bool, str] = False,
     sudo_password: Optional[SudoPassword] = None,
-    stdin: Union[str, bytes] = b"",
+    stdin: Union[str, bytes, int] = b"",
     timeout: Optional[float] = None,
     run_timeout: Optional[float] = None,
     cache: Optional[SshClientCache] = None,
@@ -68,9 +70,10 @@ def start_job(
 
     Parameters
     ----------
-    destination : Mapping[str, Any]
-        The host: connect parameters such as ``{"host": "web01", "username": "admin"}``, of which
-        only ``host`` is required (`ssh_service.params.resolve` lists all).
+    destination : Union[str, Mapping[str, Any], Host]
+        The host: ``"[user@]host[:port]"``, connect parameters such as
+        ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.resolve` lists all), or a
+        `Host`.
     script : Union[str, Iterable[str]]
         The script, or its lines, in the language of the shell on the host.
     id : Optional[str]
@@ -90,8 +93,9 @@ def start_job(
     sudo_password : Union[None, str, bytes, Secret, Callable[[], str]]
         The password for sudo, or a function that returns it, called once if sudo asks.  It is also
         sent for each session that asks about the job.  None: sudo must need none.
-    stdin : Union[str, bytes]
-        The script's standard input; the script reads end-of-file after it.
+    stdin : Union[str, bytes, int]
+        The script's standard input; the script reads end-of-file after it.  `subprocess.DEVNULL`
+        is the same as ``b""``.
     timeout : Optional[float]
         Seconds from this call until the job is started, including connecting.  None: no limit
         except that of connecting; if the connection is lost, the start is repeated for a minute.
@@ -134,9 +138,12 @@ def start_job(
     >>> job.wait().exit_status
     """
     sudo_password = conceal_password(sudo_password)
+    if script is None:
+        raise SshConfigError("script: missing; expected a text or lines")
     host = JobDestination(destination, cache, check_sudo(sudo, sudo_password))
     job_id = new_id() if id is None else check_id(id)
-    start = Start(host, job_id, script, env, shell, cwd, as_input(stdin), run_timeout)
+    data = b"" if stdin == subprocess.DEVNULL else as_input(stdin)
+    start = Start(host, job_id, script, env, shell, cwd, data, run_timeout)
     check_seconds("timeout", timeout, zero=False)
     return Job(host, start.repeat(timeout))
 
