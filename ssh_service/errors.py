@@ -422,7 +422,14 @@ class SshSudoRefused(SshCommandError, PermissionError):
     It is not installed, the user may not run the command, the password is wrong or missing, sudo
     requires a terminal, or it asks for something other than a password.  The message has what sudo
     printed.
+
+    Attributes
+    ----------
+    printed : str
+        What sudo printed, as the message has it, without quotes; ``""`` if it printed nothing.
     """
+
+    printed: str = ""
 
 
 class SshStdioError(SshCommandError, OSError):

@@ -14,10 +14,10 @@ import click
 
 from ssh_service import events, forwarding
 from ssh_service.cli.forward_specs import Spec, parse
-from ssh_service.cli.report import escape_control_characters
+from ssh_service.cli.report import escape_control_characters, in_options
 from ssh_service.cli.targets import connect_parameters
 from ssh_service.connections.cache import SshClientCache
-from ssh_service.errors import SshConfigError, SshHostKeyError, SshServiceError
+from ssh_service.errors import SshConfigError, SshServiceError
 from ssh_service.fleet.hosts import connect_params
 from ssh_service.forwarding import Forward
 from ssh_service.forwarding.addresses import parse_listen, parse_target
@@ -54,7 +54,7 @@ def run(
         level = logging.INFO if verbose == 1 else logging.DEBUG
         logging.basicConfig(level=level, format="%(name)s: %(message)s")
         logging.getLogger("paramiko").setLevel(logging.WARNING)
-    return _Run(specs, connect, hints=options.get("host_key") is None).run()
+    return _Run(specs, connect).run()
 
 
 def _check(spec: Spec) -> None:
@@ -69,8 +69,8 @@ def _check(spec: Spec) -> None:
 
 
 class _Run:
-    def __init__(self, specs: List[Spec], connect: Dict[str, Any], hints: bool) -> None:
-        self._specs, self._connect, self._hints = specs, connect, hints
+    def __init__(self, specs: List[Spec], connect: Dict[str, Any]) -> None:
+        self._specs, self._connect = specs, connect
         self._cache = SshClientCache()
         self._forwards: List[Forward] = []
         self._signal = 0
@@ -125,17 +125,14 @@ class _Run:
         return 1 if problems else 0
 
     def _open_all(self) -> List[str]:
-        """Open the forwards in order; return the errors of the first that fails."""
+        """Open the forwards in order; return the error of the first that fails, if any."""
         for spec in self._specs:
             if self._signal:
                 break
             try:
                 self._forwards.append(self._open(spec))
             except SshServiceError as error:
-                problems = [f"{spec.option} {spec.text}: {error}"]
-                if isinstance(error, SshHostKeyError) and error.expected is None and self._hints:
-                    problems.append("--host-key accept-new trusts and records a new host's key")
-                return problems
+                return [f"{spec.option} {spec.text}: {in_options(str(error))}"]
         return []
 
     def _open(self, spec: Spec) -> Forward:

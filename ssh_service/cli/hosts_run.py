@@ -16,7 +16,7 @@ from ssh_service.cli.files import OutputFiles
 from ssh_service.cli.groups import Groups, folded
 from ssh_service.cli.rates import Copied
 from ssh_service.cli.report import JsonLines, Lines, Reporter, summary_line
-from ssh_service.errors import SshHostKeyError, SshServiceError
+from ssh_service.errors import SshServiceError
 from ssh_service.fleet import HostResult, Results
 from ssh_service.fleet.result import failed
 
@@ -54,9 +54,7 @@ class HostsRun:
         self._results: Optional[Results] = None
         self._signal = 0
         self._failed: List[str] = []  # the names of hosts
-        self._hint_at_accept_new = options["host_key"] is None
         self._succeeded = 0
-        self._unknown_host_keys = 0  # the number of hosts
         self._stop_reason = ""  # the reason to end early
         self._deadline: Optional[float] = None
         self._replaced_in_plans: Optional[Tuple[str, str]] = None
@@ -203,8 +201,6 @@ class HostsRun:
         if not is_good:
             self._failed.append(result.host)
         self._succeeded += is_good
-        error = result.error
-        self._unknown_host_keys += isinstance(error, SshHostKeyError) and error.expected is None
         reporter.on_result(result)
 
     def _is_worth_another_try(self, result: HostResult) -> bool:
@@ -232,8 +228,6 @@ class HostsRun:
         return result
 
     def _print_summary(self, reporter: Reporter) -> None:
-        if self._unknown_host_keys and self._hint_at_accept_new:
-            reporter.note("--host-key accept-new trusts and records the keys of new hosts")
         if self._as_json and not self._verbose:
             return
         several = len(self._hosts) > 1

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ssh_service.cli.rates import CopyRate, size_in_words
-from ssh_service.cli.report import Lines, escape_control_characters, summary_line
+from ssh_service.cli.report import Lines, escape_control_characters
 from ssh_service.copying import Progress
 from ssh_service.fleet import HostResult
 
@@ -95,7 +95,9 @@ class LiveTable(Lines):
     def print_result(self, result: HostResult) -> None:
         """Write the result of a host above the table."""
         style = "green" if result.ok else "bold red"
-        self._print(Text.assemble((f"{result.host}: ", "cyan"), (summary_line(result), style)))
+        self._print(
+            Text.assemble((f"{result.host}: ", "cyan"), (self._summary_line(result), style))
+        )
 
     def note(self, text: str) -> None:
         """Write the text above the table."""

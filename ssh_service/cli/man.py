@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from typing import Iterator, List, Tuple
+from typing import Iterable, Iterator, List, Tuple
 
 import click
 
 __all__ = ["manual_page"]
 
-_END = r"""
+_EXIT_STATUS = "Exit status: "
+_ENVIRONMENT_AND_FILES = r""".SH ENVIRONMENT
+.TP
+.B SSH_AUTH_SOCK
+The socket of the agent that holds keys.
+.TP
+.B NO_COLOR
+If it is set, and not empty, the output has no colours.
 .SH FILES
 .TP
 \fI~/.ssh/config\fR, \fI/etc/ssh/ssh_config\fR
@@ -17,40 +24,46 @@ Users, addresses, ports, keys and jump hosts; see \fBssh_config\fR(5).
 .TP
 \fI~/.ssh/known_hosts\fR, \fI/etc/ssh/ssh_known_hosts\fR
 The keys of hosts.
-.SH ENVIRONMENT
-.TP
-.B SSH_AUTH_SOCK
-The socket of the agent that holds keys.
-.TP
-.B NO_COLOR
-If it is set, and not empty, the output has no colours.
-.SH SEE ALSO
+"""
+_SEE_ALSO = r""".SH SEE ALSO
 .BR ssh (1),
+.BR scp (1),
 .BR ssh_config (5)
 """
 
 
 def manual_page(root: click.Command, program: str, version: str) -> str:
-    """Return the manual page of a program, for ``man -l``."""
+    """Return the manual page of a program, for ``man -l``; its sections are man-pages(7)'s."""
     context = click.Context(root, info_name=program, **(root.context_settings or {}))
     first, rest = _summary_and_rest(root.help or "")
+    paragraphs = rest.split("\n\n")
+    examples = [text for text in paragraphs if text.startswith("\b")]
+    (statuses,) = [text for text in paragraphs if text.startswith(_EXIT_STATUS)]
+    description = [text for text in paragraphs if text not in (*examples, statuses)]
     name = _escape(program)
     pieces = [
-        f'.TH {_escape(program.upper())} 1 "" "{_escape(program)} {_escape(version)}"\n',
+        f'.TH {_escape(program.upper())} 1 "" "{_escape(program)} {_escape(version)}"'
+        ' "User Commands"\n',
         f".SH NAME\n{name} \\- {_escape(_lower(first))}\n",
         f".SH SYNOPSIS\n.B {name}\n.I COMMAND\n[\\fIARGUMENT\\fR...]\n",
-        f".SH DESCRIPTION\n{_paragraphs(rest)}",
-        _options(root, context),
+        f".SH DESCRIPTION\n{_paragraphs(description)}",
+        f".SH OPTIONS\n{_options(root, context)}",
         ".SH COMMANDS\n",
     ]
     for found in _commands(context):
         pieces += [
             f".SS {_escape(found.command_path)}\n",
             f"{_escape(_usage(found))}\n",
-            _paragraphs(inspect.cleandoc(found.command.help or "")),
+            _paragraphs(inspect.cleandoc(found.command.help or "").split("\n\n")),
             _options(found.command, found),
         ]
-    return "".join(pieces).rstrip("\n") + _END
+    pieces += [
+        f".SH EXIT STATUS\n{_statuses(statuses)}",
+        _ENVIRONMENT_AND_FILES,
+        f".SH EXAMPLES\n{_paragraphs(examples)}",
+        _SEE_ALSO,
+    ]
+    return "".join(pieces)
 
 
 def _commands(context: click.Context) -> Iterator[click.Context]:
@@ -67,14 +80,15 @@ def _commands(context: click.Context) -> Iterator[click.Context]:
 
 
 def _usage(context: click.Context) -> str:
-    return " ".join([context.command_path, *context.command.collect_usage_pieces(context)])
+    pieces = context.command.collect_usage_pieces(context)
+    return " ".join([context.command_path, *filter(None, pieces)])
 
 
 def _options(command: click.Command, context: click.Context) -> str:
     records: List[Tuple[str, str]] = []
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
-        if record is not None:
+        if record is not None and record[1]:  # some versions of click have arguments here
             records.append(record)
     return "".join(f".TP\n.B {_escape(names)}\n{_escape(text)}\n" for names, text in records)
 
@@ -88,10 +102,17 @@ def _lower(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _paragraphs(text: str) -> str:
+def _statuses(text: str) -> str:
+    """Return a list of the exit statuses in a text such as ``0 success, 1 failure.``."""
+    entries = " ".join(text[len(_EXIT_STATUS) :].split()).rstrip(".").split(", ")
+    pairs = (entry.split(" ", 1) for entry in entries)
+    return "".join(f".TP\n.B {number}\n{_escape(meaning)}\n" for number, meaning in pairs)
+
+
+def _paragraphs(texts: Iterable[str]) -> str:
     """Return paragraphs, of which those that begin with a backspace keep their lines."""
     found = []
-    for paragraph in text.split("\n\n"):
+    for paragraph in texts:
         lines = paragraph.strip("\n").split("\n")
         if lines[0].strip() == "\b":
             found.append(".PP\n.RS 4\n.nf\n" + "".join(map(_line, lines[1:])) + ".fi\n.RE\n")

@@ -6,9 +6,10 @@ import json
 import re
 import sys
 import threading
-from typing import Any, BinaryIO, Callable, Dict, List, Optional, Tuple
+from typing import Any, BinaryIO, Callable, Dict, List, Optional, Set, Tuple
 
 from ssh_service.copying import Progress
+from ssh_service.errors import SshSudoRefused
 from ssh_service.fleet import HostResult
 from ssh_service.fleet.result import TIMED_OUT, one_line
 
@@ -35,10 +36,18 @@ _OPTIONS = {
     "(stall_timeout": "(--stall-timeout",
     "delete=True": "--delete",
     "delete='even-if-empty'": "--delete-even-if-empty",
+    "pass sudo_password, or args if": "give --ask-sudo-password, or --args if",
     "pass sudo_password": "give --ask-sudo-password",
+    "pass pty=True": "give --pty",
+    "pass a script instead of args": "leave out --args",
+    "pass shell='/bin/sh'": "give --shell /bin/sh",
     "give the setting 'password'": "give --ask-password",
     "list them with ssh_service.fleet.expand": "give one host",
 }
+
+
+# The advice about a host key that is not known.
+_NEW_HOST_KEY = re.compile(r"\. If the fingerprint is the host's own, add the key .*", re.DOTALL)
 
 
 class Reporter:
@@ -111,17 +120,26 @@ def in_options(text: str) -> str:
     """Replace parameter names of Python functions in an error by the options."""
     for name, option in _OPTIONS.items():
         text = text.replace(name, option)
+    text, advice = _NEW_HOST_KEY.subn("", text)
+    if advice:
+        text += ". If the fingerprint is the host's own, --host-key accept-new records the key"
     return text
 
 
-def summary_line(result: HostResult) -> str:
-    """Describe the result of a host in one line, without the host's name."""
+def summary_line(result: HostResult, output_is_shown: bool = False) -> str:
+    """
+    Describe the result of a host in one line, without the host's name.
+
+    With `output_is_shown`, the line does not repeat what sudo has printed.
+    """
     if result.ok:
         return f"succeeded in {result.seconds:.1f} s"
     if result.error is not None:
         text = in_options(one_line(result.error))
         if text.startswith(f"{result.host}: "):
             text = text[len(result.host) + 2 :]
+        if output_is_shown and isinstance(result.error, SshSudoRefused) and result.error.printed:
+            text = text.replace(f": {result.error.printed!r}", "")
         return f"{'TIMED OUT' if result.status == TIMED_OUT else 'FAILED'}: {text}"
     if result.signal:
         return f"FAILED: ended by signal {result.signal}"
@@ -151,12 +169,14 @@ class Lines(Reporter):
     def __init__(self, verbose: bool = False, quiet: bool = False) -> None:
         super().__init__()
         self._verbose, self._quiet = verbose, quiet
+        self._with_output: Set[str] = set()  # hosts
         self._incomplete_lines: Dict[Tuple[str, str], bytes] = (
             {}
         )  # each key is used by one thread at a time
 
     def on_output(self, host: str, stream: str, piece: bytes) -> None:
         """Write the complete lines."""
+        self._with_output.add(host)
         *lines, rest = (self._incomplete_lines.pop((host, stream), b"") + piece).split(b"\n")
         while len(rest) > _MAX_LINE:
             lines.append(rest[:_MAX_LINE])
@@ -195,7 +215,10 @@ class Lines(Reporter):
 
     def print_result(self, result: HostResult) -> None:
         """Write the result of a host."""
-        self._write(sys.stderr, f"{result.host}: {summary_line(result)}\n".encode())
+        self._write(sys.stderr, f"{result.host}: {self._summary_line(result)}\n".encode())
+
+    def _summary_line(self, result: HostResult) -> str:
+        return summary_line(result, result.host in self._with_output)
 
 
 def escape_control_characters(line: bytes) -> bytes:

@@ -12,10 +12,10 @@ import threading
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from ssh_service.cli.local_terminal import EscapeFilter, LocalTerminal
-from ssh_service.cli.report import escape_control_characters
+from ssh_service.cli.report import escape_control_characters, in_options
 from ssh_service.cli.targets import connect_parameters
 from ssh_service.connections.cache import SshClientCache
-from ssh_service.errors import SshConfigError, SshHostKeyError, SshServiceError
+from ssh_service.errors import SshConfigError, SshServiceError
 from ssh_service.fleet.hosts import connect_params
 from ssh_service.transport import SshChannel
 
@@ -40,10 +40,7 @@ def run(host: str, command: Tuple[str, ...], **options: Any) -> int:
     except SshConfigError:
         raise
     except SshServiceError as error:
-        _say(str(error))
-        hints = options["host_key"] is None and isinstance(error, SshHostKeyError)
-        if hints and getattr(error, "expected", None) is None:
-            _say("--host-key accept-new trusts and records a new host's key")
+        _say(in_options(str(error)))
         return _NO_STATUS
     finally:
         cache.cleanup()

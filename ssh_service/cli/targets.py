@@ -8,8 +8,10 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import click
 
+from ssh_service import params
 from ssh_service.cli.asking import ask_secret
 from ssh_service.cli.report import in_options
+from ssh_service.commands.sudo import is_user
 from ssh_service.errors import SshConfigError
 from ssh_service.fleet.hosts import expand, parse, unique
 from ssh_service.user_files import expand_home
@@ -114,12 +116,13 @@ def connect_parameters(
             raise click.UsageError(f"--key {key}: no such file")
     if keys:
         found["client_keys"] = [expand_home(key) for key in keys]
-    for option, name in (("user", "username"), ("port", "port")):
-        if options[option] is not None:
-            found[name] = options[option]
+    if options["user"] is not None:
+        found["username"] = _checked_user(options["user"])
+    if options["port"] is not None:
+        found["port"] = options["port"]
     if config == "none":
         found["config"] = None
-    elif config:
+    elif config is not None:
         path = expand_home(config)
         if not os.path.exists(path) or os.path.isdir(path):
             raise click.UsageError(f"--config {config}: no such file")
@@ -142,6 +145,8 @@ def sudo_parameters(options: Mapping[str, Any], hosts: Sequence[str]) -> Dict[st
         There is no terminal to ask on.
     """
     user = options["sudo_user"]
+    if user is not None and not is_user(user):
+        raise click.UsageError(f"--sudo-user: expected a user's name, got {user!r}")
     asks = options["ask_sudo_password"]
     found: Dict[str, Any] = {"sudo": options["sudo"] or asks if user is None else user}
     if asks:
@@ -150,6 +155,14 @@ def sudo_parameters(options: Mapping[str, Any], hosts: Sequence[str]) -> Dict[st
             "--ask-sudo-password", f"Password for sudo on {whose}: "
         )
     return found
+
+
+def _checked_user(name: str) -> str:
+    try:
+        params.resolve({"host": "host", "username": name, "config": None})
+    except SshConfigError as error:
+        raise click.UsageError(str(error).replace("username", "--user", 1)) from error
+    return name
 
 
 def _jump_hosts(text: str) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 from typing import Any, Callable, List, Optional, Tuple
@@ -35,6 +36,8 @@ __all__ = ["copy", "run"]
 
 # The maximum size of one host's output with --json or --group, in bytes.
 _MAX_OUTPUT = 64 * 1024 * 1024
+# A remote path as scp takes it.
+_HOST_AND_PATH = re.compile(r"[^/:]+:(?!:)")
 
 
 def run(
@@ -48,6 +51,7 @@ def run(
     parallel: int,
     timeout: Optional[float],
     cwd: Optional[str],
+    pty: bool,
     **options: Any,
 ) -> int:
     """Run a command on every host, and return the exit status."""
@@ -78,6 +82,7 @@ def run(
             parallel=parallel,
             timeout=timeout,
             cwd=cwd,
+            pty=pty,
             **sudo,
             max_output=_MAX_OUTPUT if as_json or group else None,
             on_output=None if as_json or group else output,
@@ -125,6 +130,9 @@ def copy(
         raise click.UsageError(
             "--dry-run does not look for the interrupted copies that --resume continues: give one"
         )
+    if not hosts and not files and _HOST_AND_PATH.match(remote):
+        host, _, path = remote.partition(":")
+        raise click.UsageError(f"no hosts: {remote!r} is written -H {host} and {path or '.'!r}")
     chosen = collect(hosts, files)
     check_parallel(parallel, len(chosen), "hosts")
     several = len(chosen) > 1

@@ -137,6 +137,11 @@ def conceal_password(given: Any) -> Any:
     return Secret(given) if isinstance(given, (str, bytes)) else given
 
 
+def is_user(text: str) -> bool:
+    """Return whether a text can be the user whose rights a command gets."""
+    return _USER.match(text) is not None
+
+
 def check_sudo(
     sudo: Union[None, bool, str], password: Any = None, has_useless_shell: bool = False
 ) -> Optional[Sudo]:
@@ -158,7 +163,7 @@ def check_sudo(
         return None
     if has_useless_shell:
         raise SshConfigError("shell: has no effect with args and sudo, which runs args itself")
-    if sudo is not True and not (isinstance(sudo, str) and _USER.match(sudo)):
+    if sudo is not True and not (isinstance(sudo, str) and is_user(sudo)):
         raise SshConfigError(f"sudo: expected True, False or a user's name, got {sudo!r:.80}")
     if password is not None and not callable(password):
         problem = _problem(password)

@@ -243,11 +243,13 @@ class SudoInput:
         shown = printable(text[-_MAX_SHOWN:])
         hint = next((hint for word, hint in _HINTS if word in shown.lower()), "")
         printed = f": {shown!r}" if shown else ""
-        return SshSudoRefused(
+        error = SshSudoRefused(
             f"{self._connection_id}: {problem}{printed}{hint}",
             ended=True,
             connection_id=self._connection_id,
         )
+        error.printed = shown
+        return error
 
     def _redacted(self) -> bytes:
         """Return sudo's output without the password, which a terminal may have echoed."""

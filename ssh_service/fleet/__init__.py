@@ -76,8 +76,9 @@ def run(
     cwd: Optional[StrPath] = None,
     sudo: Union[bool, str] = False,
     sudo_password: Optional[SudoPassword] = None,
-    stdin: Union[str, bytes] = b"",
+    stdin: Union[str, bytes, int] = b"",
     input: Union[None, str, bytes] = None,
+    pty: bool = False,
     max_output: Optional[int] = None,
     on_output: Optional[OnHostOutput] = None,
     executor: Optional[Executor] = None,
@@ -120,10 +121,15 @@ def run(
     sudo_password : Union[None, str, bytes, Secret, Callable[[], str]]
         The password for sudo, or a function that returns it, called once for each host whose sudo
         asks.  None: sudo must need no password.
-    stdin : Union[str, bytes]
+    stdin : Union[str, bytes, int]
         The script's standard input, the same for every host; text is encoded as UTF-8.
+        `subprocess.DEVNULL` is the same as ``b""``.
     input : Union[None, str, bytes]
         Another name for `stdin`, as in `subprocess.run`; only one of the two may be given.
+    pty : bool
+        Whether to allocate a terminal on each host, as ``ssh -tt`` does.  If so, stderr arrives
+        within stdout, lines end with CR LF, input is echoed, and the end of `stdin` is sent as
+        Ctrl-D.
     max_output : Optional[int]
         The maximum size of stdout and of stderr per host, in bytes each; a command that exceeds it
         is ended, and its result has an `SshOutputLimitError`.  None: no limit.
@@ -163,6 +169,8 @@ def run(
     sudo_password = conceal_password(sudo_password)
     connect = params.conceal(_checked_connect(connect))
     check_sudo(sudo, sudo_password, args is not None and shell is not None)
+    if pty not in (True, False):
+        raise SshConfigError(f"pty: expected True or False, got {pty!r}")
     arguments: Dict[str, Any] = {
         "text": scripts.join(scripts.one_script(script, args)),
         "env": dict(scripts.check_environment(env)),
@@ -173,6 +181,7 @@ def run(
         "is_command": args is not None,
         "resembles_args": scripts.resembles_args(script),
         "stdin": _checked_input(stdin, input),
+        "pty": pty,
         "max_output": max_output,
     }
     task = FleetTask("run", arguments, dict(connect), _checked_seconds("timeout", timeout))
@@ -481,7 +490,7 @@ def download(
     return _results(hosts, task, parallel, executor, cache, None, on_progress)
 
 
-def _checked_input(stdin: Union[str, bytes], given: Union[None, str, bytes]) -> bytes:
+def _checked_input(stdin: Union[str, bytes, int], given: Union[None, str, bytes]) -> bytes:
     data = one_input(stdin, given)
     if not isinstance(data, bytes):
         raise SshConfigError(

@@ -154,6 +154,7 @@ def start(
         resembles_args=arguments["resembles_args"],
         timeout=task.timeout,
         stdin=arguments["stdin"],
+        pty=arguments["pty"],
         stdout=stdout or Output(arguments["max_output"]),
         stderr=stderr or Output(arguments["max_output"]),
         run_callback=run_callback,

@@ -143,3 +143,8 @@ def test_manual_page_is_rendered_and_has_every_command_and_option() -> None:
     for name in options_of(commands, click.Context(commands, info_name="ssh-service")):
         assert name in shown, name
     assert "    ssh-service run -H 'web[01-40]' -- uptime" in shown
+    sections = [line for line in shown.split("\n") if line.isupper() and line[0].isupper()]
+    assert ",".join(sections) == (
+        "NAME,SYNOPSIS,DESCRIPTION,OPTIONS,COMMANDS,EXIT STATUS,ENVIRONMENT,FILES,EXAMPLES,"
+        "SEE ALSO"
+    )

@@ -421,8 +421,15 @@ def test_command_line_runs_commands_and_jobs_by_sudo(host: SudoHost) -> None:
     assert done.stdout == "root\n"
     assert in_process(*command_line(host, "job", "list")).stdout == ""
     assert in_process(*command_line(host, "job", "remove", "--sudo", "j")).returncode == 0
-    done = in_process(*command_line(host, "run", "--sudo-user", "", "--", "id"))
-    assert done.returncode == 2 and "sudo: expected" in done.stderr
+
+
+def test_command_line_gives_sudo_a_terminal_and_repeats_no_refusal(host: SudoHost) -> None:
+    host.rules(f"Defaults requiretty\n{NO_PASSWORD}")
+    words = command_line(host, "run", "--sudo", "--", "id -un; test -t 1")
+    refused = in_process(*words)
+    assert refused.stderr.count("have a tty") == 1 and refused.stderr.count("give --pty") == 1
+    done = in_process("run", "--pty", *words[1:])
+    assert done.stdout.split()[1:] == ["root"] and done.returncode == 0, done.stderr
 
 
 def test_command_line_asks_for_the_password_for_sudo_once_and_never_shows_it(

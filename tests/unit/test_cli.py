@@ -128,6 +128,14 @@ def test_the_exit_statuses_are_in_the_help() -> None:
         (["upload", "-H", "a", "no/such", "there"], "no/such"),
         (["upload", "-H", "a", "only-one"], "Missing argument"),
         (["download", "-H", "a", "only-one"], "Missing argument"),
+        (["upload", "-H", "a", "b", "c", "d"], "one source and one target, got 3 paths: copy"),
+        (["upload", "setup.py", "web:/srv"], "'web:/srv' is written -H web and '/srv'"),
+        (["download", "a@web:", "."], "'a@web:' is written -H a@web and '.'"),
+        (["run", "-l", "", "-H", "a", "x"], "--user: expected a non-empty text"),
+        (["shell", "-l", "-x", "a"], "--user: expected a login name"),
+        (["run", "-F", "", "-H", "a", "x"], "--config : no such file"),
+        (["run", "--sudo-user", "-x", "-H", "a", "x"], "--sudo-user: expected a user's name"),
+        (["run", "--sudo-user", "", "-H", "a", "x"], "expected a user's name, got ''"),
     ],
 )
 def test_usage_error_is_one_line(arguments: List[str], complaint: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any, List
+from typing import Any, List, Tuple
 
 import click
 
@@ -118,10 +118,25 @@ COPY_OPTIONS: List[Decorator] = [
 ]
 
 
+def _refuse_more(context: click.Context, argument: click.Parameter, more: Tuple[str, ...]) -> None:
+    if more:
+        raise click.UsageError(
+            f"expected one source and one target, got {2 + len(more)} paths: copy several sources"
+            " one by one, or the folder that holds them with --contents (and --exclude)",
+            context,
+        )
+
+
+_MORE_PATHS = click.argument(
+    "more", nargs=-1, metavar="", expose_value=False, callback=_refuse_more
+)
+
+
 @click.command("upload", context_settings=CONTEXT)
 @add_options(HOST_OPTIONS + COPY_OPTIONS)
 @click.argument("local", type=click.Path())
 @click.argument("remote")
+@_MORE_PATHS
 def upload_command(**options: Any) -> int:
     """
     Copy the file or folder LOCAL to every host.
@@ -148,6 +163,7 @@ def upload_command(**options: Any) -> int:
 @add_options(HOST_OPTIONS + COPY_OPTIONS)
 @click.argument("remote")
 @click.argument("local", type=click.Path())
+@_MORE_PATHS
 def download_command(**options: Any) -> int:
     """
     Copy the file or folder REMOTE from every host.

@@ -39,6 +39,13 @@ __all__ = ["run_command"]
     help="The folder on the host to run in; default: the home directory.  Where it is missing,"
     " nothing is run.",
 )
+@click.option("--shell", metavar="PATH", help="The shell on the host; default: the login shell.")
+@click.option(
+    "--pty",
+    is_flag=True,
+    help="Give the command a terminal, as ssh -tt does, for sudo rules and programs that demand"
+    " one.  Its standard error then arrives within standard output.",
+)
 @click.option(
     "--args",
     "as_args",
@@ -48,7 +55,11 @@ __all__ = ["run_command"]
 )
 @click.argument("command", metavar="COMMAND...", nargs=-1, type=click.UNPROCESSED)
 def run_command(
-    command: Tuple[str, ...], output_dir: Optional[str], as_args: bool, **options: Any
+    command: Tuple[str, ...],
+    output_dir: Optional[str],
+    as_args: bool,
+    shell: Optional[str],
+    **options: Any,
 ) -> int:
     """
     Run a command on every host.
@@ -68,4 +79,5 @@ def run_command(
     """  # noqa: D301
     from ssh_service.cli import inputs, work
 
-    return work.run(inputs.command_of(command, options, as_args=as_args), output_dir, **options)
+    what = inputs.command_of(command, options, shell=shell, as_args=as_args)
+    return work.run(what, output_dir, **options)
