@@ -15,7 +15,7 @@ _CHOICES = {"links": ("follow", "keep"), "on_error": ("stop", "continue")}
 
 
 class Options(NamedTuple):
-    """The options of a copy; `ssh_service.copying.upload` explains each."""
+    """The options of a copy; `ssh_service.upload` explains each."""
 
     recursive: bool = True
     verify: bool = False
@@ -117,7 +117,8 @@ def check_path(name: str, value: Any) -> Union[str, bytes]:
     Raises
     ------
     SshConfigError
-        The value is not a str, bytes or `os.PathLike`, or contains a NUL character.
+        The value is not a str, bytes or `os.PathLike`, contains a NUL character, or cannot be
+        encoded.
     """
     try:
         path: Union[str, bytes] = os.fspath(value)
@@ -127,7 +128,26 @@ def check_path(name: str, value: Any) -> Union[str, bytes]:
         raise SshConfigError(text) from None
     if (0 if isinstance(path, bytes) else "\0") in path:
         raise SshConfigError(f"{name}: expected a path without NUL characters, got {path!r}")
+    if isinstance(path, str):
+        check_encodable(name, path)
     return path
+
+
+def check_encodable(name: str, path: str) -> None:
+    """
+    Refuse a path that cannot be the name of a file.
+
+    Raises
+    ------
+    SshConfigError
+        The path contains a lone surrogate that does not stand for a byte.
+    """
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise SshConfigError(
+            f"{name}: expected a path that can be encoded, got {path!r}: {error.reason}"
+        ) from None
 
 
 def seconds(name: str, value: Any) -> Optional[float]:

@@ -7,11 +7,11 @@ From the bottom up; a module imports from those above it here, never from those 
 status                  what a server reports about a file
 running                 runs a task with a host's files, over its cached connection
 requests                what is done with single files and folders
-listing                 lists folders, and finds what matches a pattern
+listing, owners         lists folders, and finds what matches a pattern, and names of owners
 content                 reads and writes files as a whole
 removal                 removes a folder with everything in it
 remote_file, opening    an open file; its modes, and the buffers around it
-pure, path              paths without their files; `SshPath`
+pure, query, path       paths without their files; questions about files; `SshPath`
 ======================= ========================================================================
 """
 

@@ -31,14 +31,16 @@ _MAX_STATS = 1000
 _MAGIC = re.compile(r"[*?\[]")
 
 
-async def list_folder(context: CopyContext, path: bytes) -> List[FolderEntry]:
-    """Return the entries of a folder."""
+async def list_folder(
+    context: CopyContext, path: bytes, with_dots: bool = False
+) -> List[FolderEntry]:
+    """Return the entries of a folder; `with_dots`, also those named ``.`` and ``..``."""
     remote = context.remote
     await context.folder_budget.acquire()
     try:
         handle = await remote.open_folder(path)
         try:
-            return await _read_entries(context, handle, path)
+            return await _read_entries(context, handle, path, with_dots)
         finally:
             remote.ask_close(handle)
     except Refused as refused:
@@ -52,7 +54,9 @@ async def list_folder(context: CopyContext, path: bytes) -> List[FolderEntry]:
         context.folder_budget.release()
 
 
-async def _read_entries(context: CopyContext, handle: bytes, path: bytes) -> List[FolderEntry]:
+async def _read_entries(
+    context: CopyContext, handle: bytes, path: bytes, with_dots: bool
+) -> List[FolderEntry]:
     found: List[FolderEntry] = []
     replies: Deque[Reply] = deque()
     count = _FIRST_REQUESTS
@@ -66,6 +70,8 @@ async def _read_entries(context: CopyContext, handle: bytes, path: bytes) -> Lis
         for entry in entries:
             if entry.filename not in (b".", b".."):
                 check_name(entry.filename, join(path, entry.filename))
+                found.append(entry)
+            elif with_dots:
                 found.append(entry)
         if len(found) > MAX_ENTRIES:
             text = f"more than {MAX_ENTRIES} entries"

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import io
 import os
+import stat as modes
 from pathlib import PurePath
-from typing import IO, Any, Iterator, List, NamedTuple, Optional, Tuple, TypeVar, Union
+from typing import IO, Any, Callable, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 from ssh_service import api
 from ssh_service.commands.script import StrPath
 from ssh_service.copying.context import CopyContext
 from ssh_service.copying.options import Options
-from ssh_service.copying.replies import is_file, is_folder, is_link
 from ssh_service.copying.sftp.protocol import Attributes, FolderEntry
-from ssh_service.errors import SshConfigError
+from ssh_service.errors import SshConfigError, SshTransferError
 from ssh_service.paths import content, listing, opening, removal, requests
 from ssh_service.paths.pure import PureSshPath
-from ssh_service.paths.running import Task, run
+from ssh_service.paths.query import QueryPath
+from ssh_service.paths.running import run
 from ssh_service.paths.status import FileStatus, status_of
 from ssh_service.settings import invalid_setting
 
 __all__ = ["FollowedEntry", "SshPath", "read_range", "scan_followed"]
 
-_T = TypeVar("_T")
 _ALL_MODE_BITS = 0o7777
 
 
-class SshPath(PureSshPath):
+class SshPath(QueryPath):
     """
     The path of a file or folder on a host, with the methods of `pathlib.Path`.
 
@@ -48,7 +48,7 @@ class SshPath(PureSshPath):
     ----------
     host : Host
         The host.
-    parts, root, anchor, name, stem, suffix, suffixes, parent, parents
+    parts, root, anchor, drive, name, stem, suffix, suffixes, parent, parents
         As in `pathlib.PurePosixPath`; paths in them are on the same host.
 
     Raises
@@ -77,9 +77,6 @@ class SshPath(PureSshPath):
     """
 
     __slots__ = ()
-
-    def _run(self, task: Task[_T], *, repeatable: bool = True) -> _T:
-        return run(self._host, str(self), task, repeatable=repeatable)
 
     def _child(self, *names: str) -> SshPath:
         return self._derive(self._pure.joinpath(*names))
@@ -267,127 +264,6 @@ class SshPath(PureSshPath):
         """
         return opening.open_path(self._host, str(self), mode, buffering, encoding, errors, newline)
 
-    # Status.
-
-    def stat(self, *, follow_symlinks: bool = True) -> FileStatus:
-        """
-        Return the size, the times, the owner and the permissions.
-
-        Parameters
-        ----------
-        follow_symlinks : bool
-            Whether to follow a link at the end of the path.
-
-        Returns
-        -------
-        FileStatus
-            The part of `os.stat_result` that SFTP reports.
-
-        Raises
-        ------
-        OSError
-            There is no such file, or it cannot be reached.
-        """
-
-        async def stat(context: CopyContext, path: bytes) -> Attributes:
-            return await requests.stat(context, path, follow_symlinks)
-
-        return status_of(self._run(stat))
-
-    def lstat(self) -> FileStatus:
-        """
-        Return the status of a link itself; see `stat`.
-
-        Returns
-        -------
-        FileStatus
-            The status.
-
-        Raises
-        ------
-        OSError
-            There is no such file, or it cannot be reached.
-        """
-        return self.stat(follow_symlinks=False)
-
-    def _find(self, follow: bool = True) -> Optional[Attributes]:
-        async def find(context: CopyContext, path: bytes) -> Optional[Attributes]:
-            return await requests.find(context, path, follow)
-
-        return self._run(find)
-
-    def exists(self, *, follow_symlinks: bool = True) -> bool:
-        """
-        Return whether there is a file or folder.
-
-        Parameters
-        ----------
-        follow_symlinks : bool
-            Whether to follow a link; if so, a dangling link does not exist.
-
-        Returns
-        -------
-        bool
-            Whether it exists.
-
-        Raises
-        ------
-        OSError
-            This cannot be determined, as a folder is not accessible.
-        """
-        return self._find(follow_symlinks) is not None
-
-    def is_dir(self) -> bool:
-        """
-        Return whether this is a folder, or a link to one.
-
-        Returns
-        -------
-        bool
-            False also if nothing is there.
-
-        Raises
-        ------
-        OSError
-            This cannot be determined, as a folder is not accessible.
-        """
-        found = self._find()
-        return found is not None and is_folder(found)
-
-    def is_file(self) -> bool:
-        """
-        Return whether this is a regular file, or a link to one.
-
-        Returns
-        -------
-        bool
-            False also if nothing is there.
-
-        Raises
-        ------
-        OSError
-            This cannot be determined, as a folder is not accessible.
-        """
-        found = self._find()
-        return found is not None and is_file(found)
-
-    def is_symlink(self) -> bool:
-        """
-        Return whether this is a symbolic link.
-
-        Returns
-        -------
-        bool
-            False also if nothing is there.
-
-        Raises
-        ------
-        OSError
-            This cannot be determined, as a folder is not accessible.
-        """
-        found = self._find(follow=False)
-        return found is not None and is_link(found)
-
     # Folders.
 
     def iterdir(self) -> Iterator[SshPath]:
@@ -421,6 +297,71 @@ class SshPath(PureSshPath):
             The folder cannot be listed.
         """
         return iter([(path, status_of(attributes)) for path, attributes in self._list()])
+
+    def walk(
+        self,
+        top_down: bool = True,
+        on_error: Optional[Callable[[OSError], Any]] = None,
+        follow_symlinks: bool = False,
+    ) -> Iterator[Tuple[SshPath, List[str], List[str]]]:
+        """
+        Walk through the folder and all folders below it, as `pathlib.Path.walk` does.
+
+        Each folder is listed when the iterator reaches it, so on a slow network, ``rglob("*")`` is
+        faster.
+
+        Parameters
+        ----------
+        top_down : bool
+            Whether a folder comes before those in it.  If so, folders that are removed from the
+            list of names are not visited.
+        on_error : Optional[Callable[[OSError], Any]]
+            Called with the error of a folder that cannot be listed; it may raise it.  None: such
+            folders are left out.
+        follow_symlinks : bool
+            Whether links to folders are visited as folders; if they lead back, the walk does not
+            end.
+
+        Returns
+        -------
+        Iterator[Tuple[SshPath, List[str], List[str]]]
+            Each folder, the names of the folders in it, and all other names in it.
+
+        Raises
+        ------
+        SshConnectionLost
+            The connection was lost, raised by the iterator.
+        """
+        pending: List[Tuple[SshPath, Optional[Tuple[List[str], List[str]]]]] = [(self, None)]
+        while pending:
+            path, found = pending.pop()
+            if found is not None:
+                yield (path, *found)
+                continue
+            try:
+                folders, others = path._split(follow_symlinks)
+            except SshTransferError as error:
+                if on_error is not None:
+                    on_error(error)
+                continue
+            if top_down:
+                yield path, folders, others
+            else:
+                pending.append((path, (folders, others)))
+            pending += [(path._child(name), None) for name in reversed(folders)]
+
+    def _split(self, follow: bool) -> Tuple[List[str], List[str]]:
+        """Return the names of the folders in this folder, and the other names."""
+        entries: Iterable[Tuple[SshPath, FileStatus]]
+        if follow:
+            entries = [(entry.path, entry.target or entry.status) for entry in scan_followed(self)]
+        else:
+            entries = self.scandir()
+        folders: List[str] = []
+        others: List[str] = []
+        for path, status in entries:
+            (folders if modes.S_ISDIR(status.st_mode) else others).append(path.name)
+        return folders, others
 
     def _list(self) -> List[Tuple[SshPath, Attributes]]:
         async def list_folder(context: CopyContext, path: bytes) -> List[FolderEntry]:
@@ -663,7 +604,7 @@ class SshPath(PureSshPath):
 
         self._run(chmod, repeatable=False)
 
-    # Links, and the way to a path.
+    # Links.
 
     def symlink_to(
         self, target: Union[str, PurePath, PureSshPath], target_is_directory: bool = False
@@ -712,49 +653,6 @@ class SshPath(PureSshPath):
         """
         text = os.fsdecode(self._run(requests.read_link))
         return type(self)(self._host, f"./{text}" if text.startswith("~") else text)
-
-    def resolve(self, strict: bool = False) -> SshPath:
-        """
-        Return the absolute path, without links and ``..``.
-
-        Parameters
-        ----------
-        strict : bool
-            Whether the path must exist.
-
-        Returns
-        -------
-        SshPath
-            The path; what does not exist at its end is kept.
-
-        Raises
-        ------
-        OSError
-            The path cannot be resolved.
-        """
-
-        async def resolve(context: CopyContext, path: bytes) -> bytes:
-            return await requests.resolve(context, path, strict)
-
-        return type(self)(self._host, os.fsdecode(self._run(resolve)))
-
-    def expanduser(self) -> SshPath:
-        """
-        Return the path with the home directory in place of ``~`` or ``~user``.
-
-        Returns
-        -------
-        SshPath
-            The absolute path; this path if it has no ``~``.
-
-        Raises
-        ------
-        OSError
-            There is no such user, or the server cannot find other users' home directories.
-        """
-        if not self._has_tilde:
-            return self
-        return type(self)(self._host, os.fsdecode(self._run(requests.expand)))
 
     # Copies.
 

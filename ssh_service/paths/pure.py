@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath, PurePosixPath
 from typing import Any, Optional, Sequence, Tuple, Type, TypeVar, Union
 
+from ssh_service.copying.options import check_encodable
 from ssh_service.errors import SshConfigError
 from ssh_service.params import Resolvable
 from ssh_service.paths.running import CachedHost
@@ -142,6 +143,11 @@ class PureSshPath:
     def anchor(self) -> str:
         """The same as `root`, as paths on a host have no drive."""
         return self._pure.anchor
+
+    @property
+    def drive(self) -> str:
+        """Always ``""``, as in `pathlib` on POSIX."""
+        return ""
 
     @property
     def name(self) -> str:
@@ -366,6 +372,8 @@ def _text_of(segment: Any, host: Resolvable) -> str:
 
 
 def _checked(text: str) -> str:
-    if isinstance(text, str) and "\0" in text:
-        raise SshConfigError(f"path: expected no NUL character, got {text!r}")
+    if isinstance(text, str):
+        if "\0" in text:
+            raise SshConfigError(f"path: expected no NUL character, got {text!r}")
+        check_encodable("path", text)
     return text

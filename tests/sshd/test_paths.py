@@ -15,6 +15,7 @@ import pytest
 import ssh_service
 from ssh_service import Host, SshClientCache, SshConfigError, SshConnectionLost, SshPath
 from ssh_service.copying.sftp import encode
+from ssh_service.paths import owners
 from ssh_service.testing.fault_proxy import FaultProxy
 from ssh_service.testing.pytest_plugin import Sshd
 from tests.common import eventually, in_threads
@@ -276,22 +277,98 @@ def test_status_is_what_the_system_says(here: Path, there: SshPath) -> None:
     (here / "link").symlink_to("file")
     (here / "dangling").symlink_to("nothing")
     (here / "folder").mkdir()
+    os.mkfifo(here / "fifo")
     for name in ("file", "link", "folder"):
         found, expected = (there / name).stat(), (here / name).stat()
         for field in ("st_mode", "st_uid", "st_gid", "st_size"):
             assert getattr(found, field) == getattr(expected, field)
         assert found.st_mtime == int(expected.st_mtime)
         assert (there / name).lstat().st_mode == (here / name).lstat().st_mode
-    for name in ("file", "link", "folder", "dangling", "missing", "file/below"):
-        for method in ("exists", "is_dir", "is_file", "is_symlink"):
+    kinds = "exists is_dir is_file is_symlink is_fifo is_socket is_block_device is_char_device"
+    for name in ("file", "link", "folder", "fifo", "dangling", "missing", "file/below"):
+        for method in kinds.split():
             expected = getattr(here / name, method)()
             assert getattr(there / name, method)() == expected, (name, method)
     assert (there / "dangling").exists(follow_symlinks=False)
+    assert not (there / "link").is_file(follow_symlinks=False)
+    assert (there / "folder").is_dir(follow_symlinks=False)
     with pytest.raises(AttributeError):
         getattr((there / "file").stat(), "st_ino")  # not reported, and so not made up
 
 
+def test_owner_and_group_have_the_names_of_pathlib(here: Path, there: SshPath, web: Host) -> None:
+    (here / "file").write_text("x")
+    (here / "link").symlink_to("/etc/passwd")
+    for path, expected in (
+        (there, here),
+        (there / "file", here / "file"),
+        (there / "link", here / "link"),
+        (web.path("/"), Path("/")),
+    ):
+        assert (path.owner(), path.group()) == (expected.owner(), expected.group())
+    with pytest.raises(FileNotFoundError):
+        (there / "missing").owner()
+    if not os.geteuid():
+        os.chown(here / "file", 54321, 54321)
+        with pytest.raises(KeyError, match="no name for the user number 54321"):
+            (there / "file").owner()
+        assert there.owner() == "root"
+
+
+def test_owner_without_a_usable_listing_is_an_error(
+    there: SshPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owners, "_WORDS_BEFORE_NAME", 9)
+    with pytest.raises(OSError, match="lists no names of owners; stat.. has their numbers") as e:
+        there.owner()
+    assert e.value.errno == errno.EOPNOTSUPP
+
+
+def test_absolute_and_samefile_go_by_the_real_path(web: Host, here: Path, there: SshPath) -> None:
+    home = web.path("~").expanduser()
+    assert web.path("a/../b").absolute() == home / "a/../b"
+    assert web.path("~/a").absolute() == home / "a"
+    assert web.path(".").absolute() == home and there.absolute() is there
+    (here / "file").write_text("x")
+    (here / "link").symlink_to("file")
+    (here / "x").mkdir()
+    assert (there / "link").samefile(there / "file") and there.samefile(str(there / "x" / ".."))
+    assert not there.samefile("/")
+    with pytest.raises(FileNotFoundError):
+        there.samefile(there / "missing")
+
+
 # Folders.
+
+
+def test_walk_visits_what_os_walk_visits(here: Path, there: SshPath) -> None:
+    for name in ("a/b/c", "a/d", "e", "closed"):
+        (here / name).mkdir(parents=True)
+        (here / name / "file").write_text("x")
+    (here / "link").symlink_to("a/d")
+    for follow in (False, True):
+        for top_down in (True, False):
+            found = list(there.walk(top_down, follow_symlinks=follow))
+            shown = {str(path): (sorted(inner), sorted(rest)) for path, inner, rest in found}
+            expected = {}
+            for path, inner, rest in os.walk(here, followlinks=follow):
+                links = [] if follow else [name for name in inner if name == "link"]
+                expected[path] = (sorted({*inner} - {*links}), sorted(rest + links))
+            assert shown == expected
+            order = [str(path) for path, _, _ in found]
+            assert (order.index(str(there / "a")) < order.index(str(there / "a/b"))) is top_down
+    seen = []
+    for folder, inner, _ in there.walk():
+        inner[:] = [name for name in inner if name != "b"]
+        seen.append(folder.name)
+    assert "d" in seen and "b" not in seen and "c" not in seen
+
+
+def test_walk_reports_folders_that_cannot_be_listed(here: Path, there: SshPath) -> None:
+    problems: List[OSError] = []
+    assert list((there / "missing").walk()) == []
+    assert list((there / "missing").walk(on_error=problems.append)) == []
+    assert [error.errno for error in problems] == [errno.ENOENT]
 
 
 def test_glob_finds_what_pathlib_finds(here: Path, there: SshPath) -> None:

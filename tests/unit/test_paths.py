@@ -119,6 +119,7 @@ def test_only_paths_of_one_host_are_equal_and_can_be_combined() -> None:
         (("",), "expected a path, got ''; '.' is the home directory"),
         (("a\0b",), r"expected no NUL character, got 'a\\x00b'"),
         (("a", "b\0"), "expected no NUL character"),
+        (("a\ud800",), r"expected a path that can be encoded, got 'a\\ud800'"),
         ((b"/etc",), "expected a str, such as '/etc/hosts', got bytes"),
         ((None,), "expected a str, such as '/etc/hosts', got NoneType"),
         ((5,), "expected a str"),
