@@ -201,7 +201,8 @@ class CopyContext:
             raise error
         if not self._modes_refused:
             self._modes_refused = True
-            _log.warning(
+            self._log(
+                logging.WARNING,
                 "modes and times cannot be set, first for %r, and are left unchanged: %s",
                 display_path(path),
                 error,
@@ -221,7 +222,7 @@ class CopyContext:
 
     def log_deleted(self, path: bytes, count: int) -> None:
         """Log how many entries of a target were deleted."""
-        _log.info("%r: %d entries deleted", display_path(path), count)
+        self._log(logging.INFO, "%r: %d entries deleted", display_path(path), count)
 
     def log_that_nothing_is_deleted(self, path: bytes) -> None:
         """Log a warning, after failures of a copy with `delete`."""
@@ -231,18 +232,23 @@ class CopyContext:
             text = "%r: nothing would be deleted, because %s cannot be copied"
         else:
             text = "%r: nothing was deleted, because %s could not be copied"
-        _log.warning(text, display_path(path), entries)
+        self._log(logging.WARNING, text, display_path(path), entries)
 
     def log_if_not_resumed(self, path: bytes) -> None:
         """Log a message if a copy with ``resume=True`` found nothing to resume."""
         if self.options.resume and not self.has_resumed:
-            _log.info("%r: nothing to resume; copying everything", display_path(path))
+            text = "%r: nothing to resume; copying everything"
+            self._log(logging.INFO, text, display_path(path))
 
     def warn_once(self, kind: str, text: str, *args: object) -> None:
         """Log a warning, once per copy and `kind`."""
         if kind not in self._warned:
             self._warned.add(kind)
-            _log.warning(text, *args)
+            self._log(logging.WARNING, text, *args)
+
+    def _log(self, level: int, text: str, *args: object) -> None:
+        """Log a message that begins with the connection."""
+        _log.log(level, f"%s: {text}", self.remote.facts.connection_id or "a server", *args)
 
     def start_command(self, command: bytes) -> ShellProcess:
         """Run a command in the server's shell."""

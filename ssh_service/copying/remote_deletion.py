@@ -18,6 +18,7 @@ from ssh_service.copying.deletions import Deletions, Doomed, SourceNames
 from ssh_service.copying.failures import Refused, display_path, empty_source_error
 from ssh_service.copying.local.walk import walk
 from ssh_service.copying.paths import basename, is_within, join
+from ssh_service.copying.remote_owner import ResolvedFolder
 from ssh_service.copying.replies import check_status, is_folder, parse_attributes, parse_names
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import Attributes, FolderEntry
@@ -105,7 +106,7 @@ class RemoteDeletion:
             raise self._refusal("the server does not report who owns the files")
         self._root = way.path
         if not context.owner.is_stable(way):
-            raise self._refusal("other users can exchange this folder, or it belongs to another")
+            raise self._refusal(self._why_unstable(way, identity.uid))
         home = await self._remote.real_path(b".")
         if way.path == b"/" and identity.uid == 0:
             raise self._refusal("this is the root directory")
@@ -113,6 +114,24 @@ class RemoteDeletion:
         is_home = way.path != b"/" or await self._remote.find(join(home, b".ssh")) is not None
         if is_within(home, way.path) and is_home:
             raise self._refusal("the home directory lies in it")
+
+    def _why_unstable(self, way: ResolvedFolder, uid: int) -> str:
+        """Return why other users can exchange the target, or may delete in it themselves."""
+        target, names = way.folders[-1], [name for name in self._root.split(b"/") if name]
+        if target.uid not in (0, uid):
+            return f"it belongs to another user (uid {target.uid})"
+        for count, folder in enumerate(way.folders[:-1]):
+            if self._context.owner.is_guarded(folder):
+                continue
+            path = display_path(b"/" + b"/".join(names[:count]))
+            if folder.uid not in (0, uid):
+                who = f"uid {folder.uid}, who owns {path!r},"
+            elif (folder.mode or 0) & (stat.S_IWOTH | stat.S_ISVTX):
+                who = f"other users may write to {path!r}, and"
+            else:
+                who = f"the group {folder.gid} may write to {path!r}, and"
+            return f"{who} could put a link in its place"
+        return "other users can exchange this folder"
 
     def _refusal(self, why: str) -> SshTransferError:
         text = f"Operation not permitted: delete=True is refused for this folder: {why}"

@@ -279,11 +279,12 @@ def test_upload_does_not_delete_where_others_could_exchange_folders(
         tmp_path / "target", "shared/sub/old", "shared/old", "shared/folder/old", "gone/x"
     )
     (target / "shared").chmod(0o2777)
+    session.facts.connection_id = "deploy@web1:22"
     upload(session, source, target, contents=True, delete=True)
     assert content(target) == content(source) | {
         "shared/sub/old", "shared/folder", "shared/folder/old",
     }  # fmt: skip
-    assert "other users could exchange it" in caplog.text
+    assert "deploy@web1:22: '" in caplog.text and "other users could exchange it" in caplog.text
 
 
 def test_upload_refuses_target_that_others_could_exchange(
@@ -293,8 +294,17 @@ def test_upload_refuses_target_that_others_could_exchange(
     source = tree(tmp_path / "source", "file")
     shared = tree(tmp_path / "shared", "target/old")
     shared.chmod(0o777)
-    with pytest.raises(PermissionError, match="exchange this folder"):
+    why = "users may write to '.*/shared', and could put a link in its place"
+    with pytest.raises(PermissionError, match=why):
         upload(session, source, shared / "target", contents=True, delete=True)
+    if os.geteuid() == 0:
+        shared.chmod(0o2775)
+        os.chown(shared, 0, STRANGER)
+        with pytest.raises(PermissionError, match=f"group {STRANGER} may write to '.*/shared'"):
+            upload(session, source, shared / "target", contents=True, delete=True)
+        os.chown(shared / "target", STRANGER, 0)
+        with pytest.raises(PermissionError, match=f"belongs to another user .uid {STRANGER}."):
+            upload(session, source, shared / "target", contents=True, delete=True)
     assert content(shared) == {"target", "target/old"}
 
 
