@@ -51,7 +51,7 @@ stream did not deliver are copied by SFTP.
 
 from __future__ import annotations
 
-from typing import BinaryIO, Optional, Union
+from typing import Any, BinaryIO, Optional, Union
 
 from ssh_service.copying.exclusions import Patterns
 from ssh_service.copying.options import Options, check_path, seconds
@@ -86,30 +86,16 @@ def upload(
     local_path: Union[Path, bytearray, memoryview, BinaryIO],
     remote_path: Path,
     *,
-    recursive: bool = True,
     timeout: Optional[float] = None,
     stall_timeout: Optional[float] = None,
-    verify: bool = False,
-    resume: bool = False,
-    fsync: bool = False,
-    preserve: Optional[bool] = None,
-    links: str = "follow",
-    on_error: str = "stop",
-    update: bool = False,
-    contents: bool = False,
-    exclude: Patterns = (),
-    delete: Union[bool, str] = False,
-    dry_run: bool = False,
-    max_rate: Optional[float] = None,
     progress: Optional[ProgressTo] = None,
+    **options: Any,
 ) -> Optional[CopyPlan]:
     """
     Copy a local file or tree to a server, over one connection.
 
-    A file is copied to `remote_path` or, if that is a folder, into it.  A folder is copied to
-    `remote_path` or, if that exists, into it: a second copy creates a folder inside the first,
-    unless `contents` is set.  Parent folders are not created.  A file is written under a temporary
-    name and then renamed, if the server supports that, so it is never seen incomplete.
+    Parent folders are not created.  A file is written under a temporary name and then renamed, if
+    the server supports that, so it is never seen incomplete.
 
     In a folder that other users may write to, such as ``/tmp``, a target that another user created
     is refused; another user's folder is accepted if `remote_path` ends with a slash.
@@ -122,102 +108,32 @@ def upload(
     ----------
     transport : SshTransport
         The connection.
-    local_path : Union[str, os.PathLike, bytes, BinaryIO]
-        The local file or folder; patterns and ``~`` are not expanded.  Bytes (also a bytearray or
-        a memoryview) are the content of the file `remote_path`.  A binary file object is read from
-        its current position to its end, and not closed.
-    remote_path : Path
-        The target.  Relative to the home directory; ``~`` or ``~user`` at the start is expanded,
-        patterns are not.
-    recursive : bool
-        Whether a folder may be copied; if False, a folder is an error.
-    timeout : Optional[float]
-        Seconds from this call for the whole copy; None: no limit.
-    stall_timeout : Optional[float]
-        Seconds without progress after which the copy fails; None: no limit.
-    verify : bool
-        Whether to compare the checksums of each file after it was copied.
-    resume : bool
-        Whether to continue an earlier, interrupted copy of a file where it stopped.
-    fsync : bool
-        Whether to flush each file to the server's disk before it is renamed to its final name.  An
-        error if the server does not support this.
-    preserve : Optional[bool]
-        Whether to preserve permissions and times.  None: if the server allows it, with one warning
-        in the log if it does not.  True: a refusal is an error.  False: neither is preserved, and
-        new files get the server's default permissions.
-    links : str
-        ``"follow"``: copy what a symbolic link points to; a dangling link is an error.
-        ``"keep"``: copy links inside a tree as links, including dangling ones.
-    on_error : str
-        ``"stop"``: the copy ends at the first entry of a tree that cannot be copied.
-        ``"continue"``: copy the other entries, then fail with one `SshTreeError` that lists the
-        failures.
-    update : bool
-        Whether to skip files that exist on the target with the same size and time, as rsync does.
-    contents : bool
-        Whether to copy the contents of a folder into the target, which may exist.  Otherwise, if
-        the target exists, the folder is copied as a new folder into it.  With `contents`, a second
-        copy updates the first.
-    exclude : Union[str, Sequence[str]]
-        Patterns of rsync's for the entries of a folder to leave out, with all that they contain:
-        ``"*.pyc"`` matches names anywhere, ``"/build"`` only at the top of the folder,
-        ``"cache/"`` only folders; the page "Copies" has the rules.
-    delete : Union[bool, str]
-        Whether to delete, after the copy, what the target has and the source does not; needs
-        `contents`.  Nothing is deleted if an entry could not be copied; excluded entries, those of
-        other users, and what links lead to stay.  True: an empty source is an error;
-        ``"even-if-empty"``: it is not.
-    dry_run : bool
-        Whether to copy nothing, and to return what would be done.  Nothing is created or changed
-        on either side.
-    max_rate : Optional[float]
-        The maximum number of bytes per second of this copy, on average; None: no limit.  Small
-        files are then not copied in one stream.
+    local_path, remote_path, timeout, stall_timeout
+        As for `ssh_service.upload`; paths may be bytes.
     progress : Union[None, Callable[[Progress], None], Meter]
-        Called with a `Progress`, a few times per second, on the calling thread.  If it raises, the
-        copy is aborted and the exception is raised here.  A `Meter` counts instead, and can be
-        read after the copy.
+        As for `ssh_service.upload`.  A `Meter` counts instead, and can be read after the copy.
+    **options : Any
+        The fields of `Options`, which are keywords of `ssh_service.upload`.
 
     Returns
     -------
     Optional[CopyPlan]
-        With `dry_run`, the `CopyPlan`: what would be copied, skipped and deleted, and what would
-        fail.  Otherwise None.
+        With ``dry_run=True``, what would be done.  Otherwise None.
 
     Raises
     ------
     SshConfigError
         An option is invalid, or contradicts another one (a `ValueError`).
-    SshTransferError
-        An entry cannot be copied: an `OSError` with `errno` and `filename`, of the subclass for
-        that errno.  The entries of a tree before it were copied.
-    SshTreeError
-        With ``on_error="continue"``: `failures` lists all entries that could not be copied.
-    SshTransferTimeout
-        `timeout` or `stall_timeout` has expired.
-    SshConnectionLost
-        The connection was lost; each file on the target is either the old or the new one.
+    SshServiceError
+        The copy failed; `ssh_service.upload` lists the errors.
+    TypeError
+        An option is unknown.
     """
-    options = Options(
-        recursive=recursive,
-        verify=verify,
-        resume=resume,
-        fsync=fsync,
-        preserve=preserve,
-        links=links,
-        on_error=on_error,
-        update=update,
-        contents=contents,
-        exclude=exclude,
-        delete=delete,
-        dry_run=dry_run,
-        max_rate=max_rate,
-    ).check()
+    checked = Options(**options).check()
     limits = limits_from_now(timeout, stall_timeout)
-    source, options = local_end(local_path, options, is_upload=True)
+    source, checked = local_end(local_path, checked, is_upload=True)
     check_path("remote_path", remote_path)
-    return copy("upload", transport, source, remote_path, options, limits, progress)
+    return copy("upload", transport, source, remote_path, checked, limits, progress)
 
 
 def download(
@@ -225,25 +141,13 @@ def download(
     remote_path: Path,
     local_path: Union[Path, BinaryIO],
     *,
-    recursive: bool = True,
     timeout: Optional[float] = None,
     stall_timeout: Optional[float] = None,
-    verify: bool = False,
-    resume: bool = False,
-    fsync: bool = False,
-    preserve: Optional[bool] = None,
-    links: str = "follow",
-    on_error: str = "stop",
-    update: bool = False,
-    contents: bool = False,
-    exclude: Patterns = (),
-    delete: Union[bool, str] = False,
-    dry_run: bool = False,
-    max_rate: Optional[float] = None,
     progress: Optional[ProgressTo] = None,
+    **options: Any,
 ) -> Optional[CopyPlan]:
     """
-    Copy a file or tree from a server, over one connection; targets are chosen as in `upload`.
+    Copy a file or tree from a server, over one connection.
 
     Servers report times in whole seconds.  A file that is overwritten during the copy, without a
     change of its size, may therefore arrive as a mixture; `verify` detects this.  The server
@@ -253,103 +157,32 @@ def download(
     ----------
     transport : SshTransport
         The connection.
-    remote_path : Path
-        The file or folder on the server.  Relative to the home directory; ``~`` or ``~user`` at
-        the start is expanded, patterns are not.
-    local_path : Union[str, bytes, os.PathLike, BinaryIO]
-        The local target; patterns and ``~`` are not expanded.  A binary file object is written to
-        at its current position, and not closed.
-    recursive : bool
-        Whether a folder may be copied; if False, a folder is an error.
-    timeout : Optional[float]
-        Seconds from this call for the whole copy; None: no limit.
-    stall_timeout : Optional[float]
-        Seconds without progress after which the copy fails; None: no limit.
-    verify : bool
-        Whether to compare the checksums of each file after it was copied.
-    resume : bool
-        Whether to continue an earlier, interrupted copy of a file where it stopped.  This needs a
-        server with a shell and ``sha256sum``, to verify the existing part; otherwise, the file is
-        copied from the start.
-    fsync : bool
-        Whether to flush each file to the local disk before it is renamed to its final name.
-    preserve : Optional[bool]
-        Whether to preserve permissions and times.  None: if the local system allows it, but group
-        and others get write permission only if the umask allows it.  True: including those bits,
-        and a refusal is an error.  False: neither is preserved.  setuid, setgid and sticky bits
-        are never copied.
-    links : str
-        ``"follow"``: copy what a symbolic link points to; a dangling link is an error.
-        ``"keep"``: copy links inside a tree as links, including dangling ones.
-    on_error : str
-        ``"stop"``: the copy ends at the first entry of a tree that cannot be copied.
-        ``"continue"``: copy the other entries, then fail with one `SshTreeError` that lists the
-        failures.
-    update : bool
-        Whether to skip files that exist on the target with the same size and time, as rsync does.
-    contents : bool
-        Whether to copy the contents of a folder into the target, which may exist.  Otherwise, if
-        the target exists, the folder is copied as a new folder into it.  With `contents`, a second
-        copy updates the first.
-    exclude : Union[str, Sequence[str]]
-        Patterns of rsync's for the entries of a folder to leave out, with all that they contain:
-        ``"*.pyc"`` matches names anywhere, ``"/build"`` only at the top of the folder,
-        ``"cache/"`` only folders; the page "Copies" has the rules.
-    delete : Union[bool, str]
-        Whether to delete, after the copy, what the target has and the source does not; needs
-        `contents`.  Nothing is deleted if an entry could not be copied; excluded entries, those of
-        other users, and what links lead to stay.  True: an empty source is an error;
-        ``"even-if-empty"``: it is not.
-    dry_run : bool
-        Whether to copy nothing, and to return what would be done.  Nothing is created or changed
-        on either side.
-    max_rate : Optional[float]
-        The maximum number of bytes per second of this copy, on average; None: no limit.  Small
-        files are then not copied in one stream.
+    remote_path, local_path, timeout, stall_timeout
+        As for `ssh_service.download`; paths may be bytes.
     progress : Union[None, Callable[[Progress], None], Meter]
-        Called with a `Progress`, a few times per second, on the calling thread.  If it raises, the
-        copy is aborted and the exception is raised here.  A `Meter` counts instead, and can be
-        read after the copy.
+        As for `ssh_service.download`.  A `Meter` counts instead, and can be read after the copy.
+    **options : Any
+        The fields of `Options`, which are keywords of `ssh_service.download`.
 
     Returns
     -------
     Optional[CopyPlan]
-        With `dry_run`, the `CopyPlan`: what would be copied, skipped and deleted, and what would
-        fail.  Otherwise None.
+        With ``dry_run=True``, what would be done.  Otherwise None.
 
     Raises
     ------
     SshConfigError
         An option is invalid, or contradicts another one (a `ValueError`).
-    SshTransferError
-        An entry cannot be copied: an `OSError` with `errno` and `filename`, of the subclass for
-        that errno.  The entries of a tree before it were copied.
-    SshTreeError
-        With ``on_error="continue"``: `failures` lists all entries that could not be copied.
-    SshTransferTimeout
-        `timeout` or `stall_timeout` has expired.
-    SshConnectionLost
-        The connection was lost; each file on the target is either the old or the new one.
+    SshServiceError
+        The copy failed; `ssh_service.download` lists the errors.
+    TypeError
+        An option is unknown.
     """
-    options = Options(
-        recursive=recursive,
-        verify=verify,
-        resume=resume,
-        fsync=fsync,
-        preserve=preserve,
-        links=links,
-        on_error=on_error,
-        update=update,
-        contents=contents,
-        exclude=exclude,
-        delete=delete,
-        dry_run=dry_run,
-        max_rate=max_rate,
-    ).check()
+    checked = Options(**options).check()
     limits = limits_from_now(timeout, stall_timeout)
-    target, options = local_end(local_path, options, is_upload=False)
+    target, checked = local_end(local_path, checked, is_upload=False)
     check_path("remote_path", remote_path)
-    return copy("download", transport, remote_path, target, options, limits, progress)
+    return copy("download", transport, remote_path, target, checked, limits, progress)
 
 
 def limits_from_now(timeout: Optional[float], stall_timeout: Optional[float]) -> TimeLimits:

@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict
 
 import pytest
 
-from ssh_service import api, copying, fleet
+from ssh_service import api, fleet
 from ssh_service.copying import context as context_module
 from ssh_service.copying import downloading, upload_stream
 from ssh_service.copying.failures import copy_error
@@ -71,7 +71,7 @@ def copies(
 
 @pytest.mark.parametrize(
     "function",
-    [copying.upload, copying.download, api.upload, api.download, fleet.upload, fleet.download],
+    [api.upload, api.download, fleet.upload, fleet.download],
 )
 def test_options_are_named_and_explained_by_every_function(function: Callable[..., Any]) -> None:
     """Each option is a keyword of its own, and stands in the docstring with its type."""
