@@ -38,6 +38,8 @@ OURS = "ssh_service"
 
 # Public names that the reference lacks: mlos_bench's if it is installed, or not objects.
 _NOT_OURS = {"FileShareService", "Service", "Status", "__version__"}
+# Classes whose bases are not for users; the reference shows what they inherit as their own.
+_WITH_BASES = {"ssh_service.paths.path.SshPath"}
 
 _log = logging.getLogger(__name__)
 
@@ -224,6 +226,20 @@ def _unfold(module: astroid.nodes.Module) -> None:
             return
 
 
+def _merge_bases(cls: astroid.nodes.ClassDef) -> None:
+    """Show a class with the methods of its bases, the nearest first."""
+    if cls.qname() not in _WITH_BASES:
+        return
+    for base in cls.ancestors():
+        if base.root().name.startswith(f"{OURS}."):
+            known = {getattr(node, "name", None) for node in cls.body}
+            cls.body += [
+                node
+                for node in base.body
+                if isinstance(node, astroid.nodes.FunctionDef) and node.name not in known
+            ]
+
+
 def setup(app: Sphinx) -> Dict[str, Any]:
     """Register the directives with Sphinx."""
     app.add_config_value("public_modules", (), "env")
@@ -234,4 +250,5 @@ def setup(app: Sphinx) -> Dict[str, Any]:
     app.connect("env-check-consistency", _forget_none)
     app.connect("autoapi-skip-member", _skip_private)
     astroid.MANAGER.register_transform(astroid.nodes.Module, _unfold)
+    astroid.MANAGER.register_transform(astroid.nodes.ClassDef, _merge_bases)
     return {"parallel_read_safe": False}

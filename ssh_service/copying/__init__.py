@@ -113,7 +113,7 @@ def upload(
     progress : Union[None, Callable[[Progress], None], Meter]
         As for `ssh_service.upload`.  A `Meter` counts instead, and can be read after the copy.
     **options : Any
-        The fields of `Options`, which are keywords of `ssh_service.upload`.
+        The other keywords of `ssh_service.upload` that `Options` has.
 
     Returns
     -------
@@ -162,7 +162,7 @@ def download(
     progress : Union[None, Callable[[Progress], None], Meter]
         As for `ssh_service.download`.  A `Meter` counts instead, and can be read after the copy.
     **options : Any
-        The fields of `Options`, which are keywords of `ssh_service.download`.
+        The other keywords of `ssh_service.download` that `Options` has.
 
     Returns
     -------
