@@ -17,9 +17,10 @@ from typing import Any, Callable, List, Optional, Union
 import pytest
 
 PATIENCE = 30.0
+"""Seconds after which a test gives up what must come, on a machine with much to do."""
+
 # What `ssh_service.paramiko.configure` sets back.
 DROP_IN_DEFAULTS: Any = {"linger": 60.0, "share": None, "cache": None}
-"""Seconds after which a test gives up what must come, on a machine with much to do."""
 
 SUDO_AS_IT_IS = 'sudo() { [ "$1" = -n ] && shift && "$@"; }\n'
 """In front of a script that may ask for sudo: what a user may do with it here must not matter."""

@@ -12,6 +12,7 @@ import time
 import zlib
 from typing import Any, Callable, List, Optional, Tuple
 
+from cryptography.exceptions import InvalidTag
 from paramiko.common import MSG_EXT_INFO, MSG_NAMES, MSG_USERAUTH_INFO_REQUEST
 from paramiko.message import Message
 from paramiko.packet import NeedRekeyException, Packetizer
@@ -220,7 +221,10 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
     def read_message(self) -> Tuple[int, Message]:
         """Read the next packet; return the message's type and the message."""
         while True:
-            kind, message = super().read_message()
+            try:
+                kind, message = super().read_message()
+            except InvalidTag as error:  # see docs/paramiko_repairs.md#altered-packet
+                raise SSHException("Mismatched MAC") from error
             if kind in _COUNTED_MESSAGES:
                 message.__class__ = _StrictMessage
             # paramiko raises KeyError: see docs/paramiko_repairs.md#unknown-message

@@ -1,10 +1,12 @@
 """
-Run random commands over connections that are cut, reset, frozen and slowed at random, for long.
+Use connections that are cut, reset, frozen and slowed at random, in every way, for long.
 
-Every command appends its number to a file on the server; afterwards the history that the client
-was told is held against that file: what is said to have run did so once, what is said never to
-have been sent never did, and nothing ran twice.  At the end threads, descriptors and memory are
-what they were, and nothing is left running on the server.
+Commands, copies, forwards, jobs and clients written for paramiko share them.  Every script
+appends its number to a file on the server; afterwards the history that the client was told is held
+against that file: what is said to have run did so once, what is said never to have been sent never
+did, and nothing ran twice.  Files that were copied are the old or the new ones, and what comes
+through a forward is whole or reset.  At the end threads, descriptors and memory are what they
+were, and nothing is left running on the server.
 
 SSH_SERVICE_SOAK_SECONDS is the length (half an hour by default), SSH_SERVICE_SOAK_SEED the seed.
 """
@@ -12,151 +14,26 @@ SSH_SERVICE_SOAK_SECONDS is the length (half an hour by default), SSH_SERVICE_SO
 from __future__ import annotations
 
 import collections
+import contextlib
 import ctypes
 import gc
 import os
 import random
+import socketserver
 import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Callable, Counter, Dict, List
+from typing import Callable, Counter, Dict, Iterator, List
 
-from ssh_service import operations
-from ssh_service.connections.cache import SshClientCache
-from ssh_service.errors import (
-    SshCacheClosed,
-    SshCommandCancelled,
-    SshCommandError,
-    SshConnectError,
-    SshConnectionLost,
-    SshServiceError,
-)
+from ssh_service import forward_local, operations, paramiko
 from ssh_service.testing.pytest_plugin import FaultProxy, Sshd
-from tests.common import PATIENCE, descriptors, eventually, resident
-from tests.faults.clients import params_for
-
-WORKERS = 6
-
-
-class History:
-    """The outcome of each command, as the client saw it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.told: Dict[int, str] = {}  # guarded by _lock
-        self.counts: Counter[str] = collections.Counter()  # guarded by _lock
-        self.complaints: List[str] = []  # guarded by _lock
-
-    def begin(self) -> int:
-        with self._lock:
-            number = len(self.told)
-            self.told[number] = "begun"
-            return number
-
-    def end(self, number: int, fate: str) -> None:
-        with self._lock:
-            self.told[number] = fate
-            self.counts[fate] += 1
-
-    def complain(self, text: str) -> None:
-        with self._lock:
-            self.complaints.append(text)
-
-    def check(self, ran: Counter[int]) -> None:
-        """Hold it against what happened on the server."""
-        for number, fate in self.told.items():
-            times = ran[number]
-            if times > 1:
-                self.complain(f"command {number} ({fate}) ran {times} times")
-            if fate == "done" and times != 1:
-                self.complain(f"command {number} is said to be done, and never ran")
-            if fate == "never sent" and times:
-                self.complain(f"command {number} is said never to have been sent, and ran")
-            if fate == "begun":
-                self.complain(f"of command {number} nothing was told")
-
-
-def run_one(
-    cache: SshClientCache, rng: random.Random, history: History, targets: List[dict], file: Path
-) -> None:
-    """Run a command, and note its outcome."""
-    number = history.begin()
-    size = rng.choice([0, 10, 1000, 100000])
-    rest = rng.choice(["", "", "", f"sleep {rng.random() * 0.3:.2f}; ", "exec sleep 20; "])
-    text = f"echo {number} >>{file}; {rest}head -c {size} /dev/zero; echo end-{number}"
-    limit = rng.choice([None, None, 0.2, 1.0]) if "exec" not in rest else 0.3
-    future = operations.submit(cache, rng.choice(targets), text, timeout=limit)
-    if rng.random() < 0.05:
-        time.sleep(rng.random() * 0.05)
-        future.cancel()
-    try:
-        result = future.result(PATIENCE)
-    except SshConnectionLost as error:
-        history.end(number, "unknown" if error.sent else "never sent")
-    except SshCommandCancelled as error:
-        history.end(number, "unknown" if error.process is not None else "never sent")
-    except SshCommandError as error:
-        history.end(number, "never sent" if error.phase == "queue" else "unknown")
-    except (SshConnectError, SshCacheClosed):
-        history.end(number, "never sent")
-    except SshServiceError as error:
-        history.end(number, "unknown")
-        history.complain(f"command {number}: unexpected {error!r}")
-    except BaseException as error:  # a future that never ends is one of these
-        history.end(number, "unknown")
-        history.complain(f"command {number}: {error!r}")
-    else:
-        expected = bytes(size) + b"end-%d\n" % number
-        if result.exit_status == 0 and result.stdout_bytes == expected:
-            history.end(number, "done")
-        else:
-            history.end(number, "unknown")
-            history.complain(f"command {number}: wrong outcome {result!r}")
-
-
-def misbehave(proxies: List[FaultProxy], sshd: Sshd, rng: random.Random) -> None:
-    """Do something to the connections."""
-    proxy = rng.choice(proxies)
-
-    def freeze() -> None:
-        proxy.freeze(rng.choice(["both", "to_client", "to_server"]))
-        time.sleep(rng.choice([0.2, 2.5]))
-        proxy.thaw()
-
-    def slice_up() -> None:
-        proxy.slice_size = rng.choice([1, 100])
-        time.sleep(0.3)
-        proxy.slice_size = None
-
-    def limit() -> None:
-        proxy.limit_after(rng.randrange(200000), "both", then=rng.choice(["cut", "reset"]))
-        time.sleep(0.5)
-        proxy.heal()
-
-    def refuse() -> None:
-        proxy.refuse()
-        proxy.reset()
-        time.sleep(0.2)
-        proxy.admit()
-
-    def corrupt() -> None:
-        proxy.corrupt_at(rng.randrange(5000), rng.choice(["to_client", "to_server"]))
-        time.sleep(0.3)
-        proxy.heal()
-
-    faults: List[Callable[[], None]] = [
-        proxy.cut,
-        proxy.reset,
-        sshd.cut,
-        freeze,
-        slice_up,
-        limit,
-        refuse,
-        corrupt,
-    ]
-    rng.choice(faults)()
+from tests.common import DROP_IN_DEFAULTS, PATIENCE, descriptors, eventually, resident
+from tests.faults.clients import entered, params_for
+from tests.soak.faults import misbehave
+from tests.soak.history import History
+from tests.soak.users import USERS, Site
 
 
 def left_running(sshd: Sshd, file: Path) -> List[str]:
@@ -173,24 +50,84 @@ def left_running(sshd: Sshd, file: Path) -> List[str]:
     return found
 
 
+class _Echo(socketserver.BaseRequestHandler):
+    """Sends back what comes."""
+
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                data = self.request.recv(65536)
+                if not data:
+                    return
+                self.request.sendall(data)
+
+
+class _EchoServer(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    request_queue_size = 100
+
+
+@contextlib.contextmanager
+def echo_server() -> Iterator[int]:
+    """Serve whom the forwards connect; give the port."""
+    with _EchoServer(("127.0.0.1", 0), _Echo) as server:
+        thread = threading.Thread(target=server.serve_forever, name="echo")
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join(PATIENCE)
+
+
+def options(folder: Path) -> Dict[str, str]:
+    """Return the settings of the server: jobs have a folder of their own."""
+    return {"LogLevel": "ERROR", "SetEnv": f"XDG_STATE_HOME={folder}/state"}
+
+
 def phase(sshd: Sshd, seconds: float, seed: int, folder: Path) -> History:
     """Keep at it for some time, in a context of its own."""
     file = folder / f"ran-{seed}"
     file.touch()
     history = History()
-    proxies = [FaultProxy(sshd.host, sshd.port) for _ in range(2)]
     keepalive = {"keepalive_interval": 0.5, "keepalive_count_max": 3, "connect_timeout": 5}
-    targets = [params_for(sshd, proxy, **keepalive) for proxy in proxies]
-    cache = SshClientCache()
-    cache.enter()
+    with contextlib.ExitStack() as stack:
+        proxies = [stack.enter_context(FaultProxy(sshd.host, sshd.port)) for _ in range(2)]
+        targets = [params_for(sshd, proxy, **keepalive) for proxy in proxies]
+        port = stack.enter_context(echo_server())
+        cache = stack.enter_context(entered())
+        paramiko.configure(cache=cache)
+        stack.callback(paramiko.configure, **DROP_IN_DEFAULTS)
+        forwards = [
+            stack.enter_context(forward_local(web, port, keep=True, cache=cache))
+            for web in targets
+        ]
+        site = Site(cache, targets, forwards, folder, file, history)
+        keep_busy(site, sshd, proxies, seconds, seed)
+        for web in targets:  # and after all that, it works
+            if operations.submit(cache, web, "echo hello").result(PATIENCE).stdout != "hello\n":
+                history.complain("it does not work any more")
+    eventually(lambda: not left_running(sshd, file), "nothing is left running")
+    history.check(collections.Counter(map(int, file.read_text().split())))
+    file.unlink()
+    return history
+
+
+def keep_busy(
+    site: Site, sshd: Sshd, proxies: List[FaultProxy], seconds: float, seed: int
+) -> None:
+    """Have all users work, and all faults happen."""
     deadline = time.monotonic() + seconds
 
-    def work(number: int) -> None:
+    def work(number: int, step: Callable[[Site, random.Random], None]) -> None:
         rng = random.Random(f"{seed}-{number}")
         while time.monotonic() < deadline:
-            run_one(cache, rng, history, targets, file)
+            step(site, rng)
 
-    threads = [threading.Thread(target=work, args=(n,), name=f"soak-{n}") for n in range(WORKERS)]
+    threads = [
+        threading.Thread(target=work, args=(number, step), name=f"{step.__name__}-{number}")
+        for number, step in enumerate(USERS)
+    ]
     for thread in threads:
         thread.start()
     rng = random.Random(f"{seed}-faults")
@@ -198,23 +135,13 @@ def phase(sshd: Sshd, seconds: float, seed: int, folder: Path) -> History:
         time.sleep(rng.random() * 0.6)
         misbehave(proxies, sshd, rng)
         if rng.random() < 0.02:
-            cache.cleanup()
-    for thread in threads:
-        thread.join(2 * PATIENCE)
-        if thread.is_alive():
-            history.complain(f"{thread.name} is stuck")
+            site.cache.cleanup()
     for proxy in proxies:
         proxy.heal()
-    for params in targets:  # and after all that, it works
-        if operations.submit(cache, params, "echo hello").result(PATIENCE).stdout != "hello\n":
-            history.complain("it does not work any more")
-    cache.exit()
-    for proxy in proxies:
-        proxy.close()
-    eventually(lambda: not left_running(sshd, file), "nothing is left running")
-    history.check(collections.Counter(map(int, file.read_text().split())))
-    file.unlink()
-    return history
+    for thread in threads:
+        thread.join(3 * PATIENCE)
+        if thread.is_alive():
+            site.history.complain(f"{thread.name} is stuck")
 
 
 def held() -> int:
@@ -232,7 +159,7 @@ def main() -> int:
     seed = int(os.environ.get("SSH_SERVICE_SOAK_SEED", str(random.randrange(10**6))))
     print(f"{seconds:g} seconds, seed {seed}", flush=True)
     counts: Counter[str] = collections.Counter()
-    with tempfile.TemporaryDirectory() as name, Sshd(name, {"LogLevel": "ERROR"}) as sshd:
+    with tempfile.TemporaryDirectory() as name, Sshd(name, options(Path(name))) as sshd:
         folder = Path(name)
         counts.update(phase(sshd, min(60.0, seconds / 3), seed, folder).counts)  # warms up
         before = threading.active_count(), descriptors(), held()

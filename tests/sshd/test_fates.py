@@ -24,7 +24,7 @@ from ssh_service.testing.pytest_plugin import FaultProxy, Sshd
 from tests.common import PATIENCE, eventually
 from tests.faults.clients import connected, params_for
 from tests.faults.evil_ssh import EvilSsh
-from tests.soak.soak import phase
+from tests.soak.soak import options, phase
 
 SECONDS = 15.0
 """How long random faults last here; the soak test (tests/soak) goes on for half an hour."""
@@ -52,9 +52,9 @@ def test_wrong_credentials_are_shown_once_and_never_retried(
 def test_random_faults_leave_a_history_without_violation(
     sshd_factory: Callable[..., Sshd], tmp_path: Path
 ) -> None:
-    """Six threads; what is said to have run did once, what was never sent did not."""
+    """Ten threads; what is said to have run did once, what was never sent did not."""
     seed = random.randrange(10**6)
-    history = phase(sshd_factory({"LogLevel": "ERROR"}), SECONDS, seed, tmp_path)
+    history = phase(sshd_factory(options(tmp_path)), SECONDS, seed, tmp_path)
     assert not history.complaints, f"seed {seed}"
     assert history.counts["done"] > 100
 

@@ -833,6 +833,19 @@ def test_aes_gcm_is_used_where_the_program_has_no_order_of_its_own(
         transport.close()
 
 
+def test_an_altered_packet_is_paramikos_error(sshd: Sshd, connect: Connect) -> None:
+    """Also where AES-GCM finds it, of which paramiko itself lets another exception through."""
+    found = []
+    with FaultProxy(sshd.host, sshd.port) as proxy:
+        for offset in range(1500, 3000, 60):
+            proxy.corrupt_at(offset, "to_client")
+            try:
+                run(connect(sshd, hostname=proxy.host, port=proxy.port))
+            except (real.SSHException, EOFError, OSError) as error:
+                found.append(str(error))
+    assert any("Mismatched MAC" in each for each in found), found
+
+
 def test_transport_may_be_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that serves gets paramiko's own transport, once it says so."""
 

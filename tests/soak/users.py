@@ -1,0 +1,199 @@
+"""What the soak's threads do: each does a step of it, and notes in the history how it went."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+import socket
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Tuple
+
+import paramiko
+
+from ssh_service import Forward, download, operations
+from ssh_service import paramiko as shared_paramiko
+from ssh_service import start_job, upload
+from ssh_service.connections.cache import SshClientCache
+from ssh_service.errors import (
+    SshCacheClosed,
+    SshCommandCancelled,
+    SshCommandError,
+    SshConnectError,
+    SshConnectionLost,
+    SshServiceError,
+)
+from tests.common import PATIENCE
+from tests.soak.history import History
+
+
+class Site(NamedTuple):
+    """What the threads of a phase share."""
+
+    cache: SshClientCache
+    targets: List[Dict[str, Any]]
+    forwards: List[Forward]
+    """To a server that sends back what it gets; one for each target."""
+    folder: Path
+    file: Path
+    """To which each script on the server appends its number."""
+    history: History
+
+
+def run_command(site: Site, rng: random.Random) -> None:
+    """Run a command that may be slow, be cancelled, or not end in time."""
+    history = site.history
+    number = history.begin()
+    size = rng.choice([0, 10, 1000, 100000])
+    rest = rng.choice(["", "", "", f"sleep {rng.random() * 0.3:.2f}; ", "exec sleep 20; "])
+    text = f"echo {number} >>{site.file}; {rest}head -c {size} /dev/zero; echo end-{number}"
+    limit = rng.choice([None, None, 0.2, 1.0]) if "exec" not in rest else 0.3
+    future = operations.submit(site.cache, rng.choice(site.targets), text, timeout=limit)
+    if rng.random() < 0.05:
+        time.sleep(rng.random() * 0.05)
+        future.cancel()
+    try:
+        result = future.result(PATIENCE)
+    except SshConnectionLost as error:
+        history.end(number, "unknown" if error.sent else "never sent")
+    except SshCommandCancelled as error:
+        history.end(number, "unknown" if error.process is not None else "never sent")
+    except SshCommandError as error:
+        history.end(number, "never sent" if error.phase == "queue" else "unknown")
+    except (SshConnectError, SshCacheClosed):
+        history.end(number, "never sent")
+    except SshServiceError as error:
+        history.end(number, "unknown")
+        history.complain(f"command {number}: unexpected {error!r}")
+    except BaseException as error:  # a future that never ends is one of these
+        history.end(number, "unknown")
+        history.complain(f"command {number}: {error!r}")
+    else:
+        expected = bytes(size) + b"end-%d\n" % number
+        if result.exit_status == 0 and result.stdout_bytes == expected:
+            history.end(number, "done")
+        else:
+            history.end(number, "unknown")
+            history.complain(f"command {number}: wrong outcome {result!r}")
+
+
+def copy_file(site: Site, rng: random.Random) -> None:
+    """Copy a file there and back: what is at a target is the old one or the new one, whole."""
+    content = os.urandom(rng.choice([0, 1000, 40_000, 1_000_000]))
+    here, there, back = (site.folder / f"copy-{name}" for name in ("here", "there", "back"))
+    here.write_bytes(content)
+    for path in (there, back):
+        if not path.exists():
+            path.write_bytes(b"old")
+    web = rng.choice(site.targets)
+    options: Any = {"cache": site.cache, "timeout": 10.0, "resume": rng.random() < 0.3}
+    copies: List[Tuple[Path, Callable[[], Any]]] = [
+        (there, lambda: upload(web, here, there, **options)),
+        (back, lambda: download(web, there, back, **options)),
+    ]
+    for path, copy in copies:
+        before = path.read_bytes()
+        try:
+            copy()
+        except (SshServiceError, OSError):
+            site.history.count("copies lost")
+            if path.read_bytes() not in (before, content):
+                site.history.complain(f"{path} is neither the old nor the new file")
+            return
+        if path.read_bytes() != content:
+            site.history.complain(f"{path} is not what was copied")
+    site.history.count("copies")
+
+
+def use_forward(site: Site, rng: random.Random) -> None:
+    """Send something through a forward: it comes back whole, or the connection is reset."""
+    data = os.urandom(rng.choice([1, 1000, 300_000]))
+    back = hashlib.sha256()
+    try:
+        with socket.create_connection(
+            ("127.0.0.1", rng.choice(site.forwards).port or 0), PATIENCE
+        ) as client:
+            client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+            while True:
+                piece = client.recv(65536)
+                if not piece:
+                    break
+                back.update(piece)
+    except socket.timeout:
+        site.history.complain("a stream did not end")
+    except OSError:
+        site.history.count("streams lost")
+        time.sleep(0.05)  # while there is no connection each is refused at once
+    else:
+        if back.digest() == hashlib.sha256(data).digest():
+            site.history.count("streams")
+        else:
+            site.history.complain("a stream ended as if it were whole, and was not")
+
+
+def run_job(site: Site, rng: random.Random) -> None:
+    """Start a job, again where nobody said that it started, and wait for it: it runs once."""
+    number = site.history.begin()
+    web, script = rng.choice(site.targets), f"echo {number} >>{site.file}; echo end-{number}"
+    deadline = time.monotonic() + PATIENCE
+    result = None
+    while result is None and time.monotonic() < deadline:
+        with contextlib.suppress(SshServiceError, OSError):  # the same id names the same job
+            job = start_job(
+                web, script, id=f"{site.file.name}-{number}", timeout=5, cache=site.cache
+            )
+            result = job.result(5)
+    if result is None:
+        site.history.end(number, "unknown")
+        return
+    site.history.end(number, "done")
+    if result.stdout != f"end-{number}\n":
+        site.history.complain(f"job {number}: wrong outcome {result!r}")
+    with contextlib.suppress(SshServiceError, OSError):
+        job.remove()
+
+
+def use_client(site: Site, rng: random.Random) -> None:
+    """Run a command by a client that was written for paramiko."""
+    web, number = rng.choice(site.targets), site.history.begin()
+    client = shared_paramiko.SSHClient()
+    client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
+    try:
+        client.connect(
+            web["host"],
+            web["port"],
+            web["username"],
+            key_filename=web["client_keys"],
+            allow_agent=False,
+            look_for_keys=False,
+            timeout=5,
+        )
+        text = f"echo {number} >>{site.file}; echo end-{number}"
+        _, stdout, _ = client.exec_command(text, timeout=PATIENCE)
+        answer, status = stdout.read(), stdout.channel.recv_exit_status()
+    except socket.timeout:
+        site.history.complain(f"client {number}: no answer")
+        site.history.end(number, "unknown")
+    except (paramiko.SSHException, OSError, EOFError):
+        site.history.end(number, "unknown")
+    else:
+        if (status, answer) == (0, b"end-%d\n" % number):
+            site.history.end(number, "done")
+        else:
+            site.history.end(number, "unknown")
+            site.history.complain(f"client {number}: {status}, {answer!r}")
+    finally:
+        client.close()
+
+
+USERS: List[Callable[[Site, random.Random], None]] = [
+    *[run_command] * 6,
+    copy_file,
+    use_forward,
+    run_job,
+    use_client,
+]
+"""One for each thread."""
