@@ -146,7 +146,9 @@ class Command(Terminable):
         self._tracker: Optional[CommandTracker] = None  # set once, before the command is submitted
         # Guarded by _lock: set when the outcome is published.
         self._outcome: Optional[Tuple[Optional[CompletedProcess], Optional[BaseException]]] = None
-        self._text, self._env = script.join(text), script.check_environment(env)
+        self._text, self._env = script.join(text, is_command), script.check_environment(env)
+        if is_command and shell is None and script.needs_posix_shell(self._text, self._env):
+            shell = "/bin/sh"  # any login shell can start it
         self._encoding = encoding or "utf-8"
         self.resembles_args = resembles_args
         self.stdin = Stdin(stdin, more_stdin, connection_id, terminal=pty)

@@ -31,6 +31,7 @@ _NEWLINE = re.compile(r"\n(?![0-9:[])")
 _LINE_END = re.compile(r"\r?\n")
 # The name of a command without arguments: neither a comment nor a variable.
 _ONE_WORD = re.compile(r"[^\s#=]+\Z")
+_NO_POSIX_SHELL = re.compile(r"(?:\A|/)(?:fish|t?csh)\Z")
 # Characters that are special within single quotes in some shell: any, fish, or csh.
 _SPECIAL_IN_QUOTES = re.compile(r"(['\\!])")
 
@@ -66,6 +67,9 @@ def one_script(script: Optional[Script], args: Optional[Sequence[Any]]) -> Scrip
     """
     Return `script`, or a script that runs the command in `args`.
 
+    Each shell takes the words of a command as they are, unless one has a line end: only a POSIX
+    shell takes that.
+
     Raises
     ------
     SshConfigError
@@ -94,7 +98,7 @@ def one_script(script: Optional[Script], args: Optional[Sequence[Any]]) -> Scrip
         words.append(word)
     if not words or not words[0]:
         raise SshConfigError("args: the command is missing; expected a list such as ['ls', '-l']")
-    return " ".join(map(quote, words))
+    return " ".join(quote(word) if "\n" in word else quote_for_any_shell(word) for word in words)
 
 
 def resembles_args(script: Optional[Script]) -> bool:
@@ -107,9 +111,11 @@ def resembles_args(script: Optional[Script]) -> bool:
     )
 
 
-def join(script: Script) -> str:
+def join(script: Script, is_command: bool = False) -> str:
     """
     Return a script as one text, with its lines joined.
+
+    `is_command`: it is a command of `one_script`, whose line ends are part of its arguments.
 
     Raises
     ------
@@ -127,7 +133,7 @@ def join(script: Script) -> str:
         if not isinstance(item, str):
             got = type(item).__name__
             raise SshConfigError(f"script: item {number}: expected str, got {got}")
-        lines += _lines(item)
+        lines += [item] if is_command else _lines(item)
     text = "\n".join(lines)
     if "\0" in text:
         raise SshConfigError("script: a NUL character cannot be sent to a shell")
@@ -193,6 +199,11 @@ def check_environment(env: Optional[Mapping[str, Any]]) -> Mapping[str, str]:
     return checked
 
 
+def needs_posix_shell(command: str, env: Mapping[str, str]) -> bool:
+    """Return whether a command of `one_script` can only be run by a POSIX shell."""
+    return bool(env) or "\n" in command or len(_encode(command)) > known_servers.EXEC_LIMIT
+
+
 def deliver(
     script: str,
     env: Optional[Mapping[str, str]] = None,
@@ -226,11 +237,13 @@ def deliver(
     Raises
     ------
     SshConfigError
-        `shell` is not a path.
+        `shell` is not the path of a POSIX shell.
     """
     # (A server ends the whole connection if an exec request contains a NUL character.)
     if shell is not None and (not isinstance(shell, str) or not shell or "\0" in shell):
         raise SshConfigError(f"shell: expected a path on the server, got {shell!r}")
+    if shell is not None and _NO_POSIX_SHELL.search(shell):
+        raise SshConfigError(f"shell: expected a POSIX shell such as '/bin/sh', got {shell!r}")
     direct: Optional[bytes] = None
     short = not env and shell is None and not always_stdin and wrap is None
     if short and len(script) <= known_servers.OPENSSH_EXEC_LIMIT:
@@ -243,6 +256,8 @@ def deliver(
         command = wrap(command)
     elif shell is not None:
         command = f"exec {shlex.quote(shell)} -c '{command}'"
+    else:  # fish fails to parse it, and would report success without `eval`
+        command = f"eval '{command}'"
     exports = "".join(f"export {name}={quote(value)}\n" for name, value in (env or {}).items())
     # (After a value of many kilobytes was exported, no program can be started any more.)
     program = f"set --;unset _ssh_n _ssh_s;{prologue()}\n{exports}{script}"

@@ -172,7 +172,7 @@ def run(
     if pty not in (True, False):
         raise SshConfigError(f"pty: expected True or False, got {pty!r}")
     arguments: Dict[str, Any] = {
-        "text": scripts.join(scripts.one_script(script, args)),
+        "text": scripts.join(scripts.one_script(script, args), args is not None),
         "env": dict(scripts.check_environment(env)),
         "shell": shell,
         "cwd": None if cwd is None else check_cwd(cwd),

@@ -23,6 +23,8 @@ from tests.servers import (
 
 Web = Dict[str, Any]
 
+# What some shell takes for something else within single quotes.
+WORDS = ["\\'; echo two #", "x\necho two\n", "!!", "a\\\\b\\", "", "$HOME", "a\r\nb", "it's"]
 # Writes the numbers of two processes, which take no notice of TERM.
 STUBBORN = "trap '' TERM; echo $$; sleep 60 & echo $!; wait"
 
@@ -65,7 +67,20 @@ def test_root_runs_commands_in_any_login_shell(
         script = 'printf %s "$VALUE"'
         process = run(web, script, env=env, shell="/bin/sh", cache=cache, timeout=PATIENCE)
         assert (process.stdout, process.stderr) == (env["VALUE"], "")
+        for words, more in ((WORDS[2:6], {}), (WORDS, {}), (WORDS, {"env": {"A": "b"}})):
+            found = run(web, args=["printf", "[%s]", *words], cache=cache, **more)
+            assert (found.stdout, found.stderr) == ("".join(f"[{word}]" for word in words), "")
         assert litter(home) == []
+
+
+@servers(("openssh", "fish"), ("dropbear", "tcsh"))
+def test_a_script_that_the_login_shell_cannot_run_has_not_succeeded(
+    kind: str, shell: str, tmp_path: Path, cache: SshClientCache
+) -> None:
+    """With variables it takes a POSIX shell; fish reports success where it cannot parse."""
+    with server(kind, shell, tmp_path) as (web, _):
+        process = run(web, "echo on", env={"A": "b"}, cache=cache, timeout=PATIENCE)
+        assert process.exit_status not in (None, 0) and process.stdout == ""
 
 
 @servers(("openssh", "appliance"), ("dropbear", "appliance"))

@@ -174,6 +174,13 @@ def test_the_request_survives_login_shells_that_are_no_posix_shells() -> None:
     assert not set(inside) & set("'\\!\n")
 
 
+@pytest.mark.parametrize("shell", ["/usr/bin/fish", "/bin/csh", "tcsh"])
+def test_a_shell_that_cannot_run_what_is_sent_is_refused(shell: str) -> None:
+    """fish would report success."""
+    with pytest.raises(SshConfigError, match="shell: expected a POSIX shell such as '/bin/sh'"):
+        deliver("true", shell=shell)
+
+
 @pytest.mark.parametrize("first", ["0", "9", "[ x ]", ":h"])
 def test_a_newline_is_not_written_so_that_what_follows_is_taken_for_a_part_of_it(
     first: str,
