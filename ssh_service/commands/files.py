@@ -101,8 +101,9 @@ def feed(stdin: Stdin, file: IO[Any], on_failure: OnFailure) -> None:
         except BrokenPipeError:
             pass  # the command has ended, and need not have read everything
         except Exception as error:
+            # Without an end of file, which the command would take for the end of its input.
             on_failure(stdio_error("stdin cannot be read", file, error))
-        finally:
+        else:
             stdin.close()
 
     try:

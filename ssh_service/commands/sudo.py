@@ -101,7 +101,7 @@ class Sudo(NamedTuple):
             found = conceal_password(found())
             problem = _problem(found)
             problem = problem and f"returned {problem}"
-        except Exception as error:  # whose text may hold the password
+        except BaseException as error:  # whose text may hold the password; also SystemExit
             problem = f"raised {type(error).__name__}"
         if problem is not None:
             raise SshSudoRefused(f"sudo_password {problem}")

@@ -216,6 +216,8 @@ def test_refusals_of_sudo_are_errors_with_what_it_printed(
     fails: Any = lambda: 1 / 0  # noqa: E731
     with pytest.raises(SshSudoRefused, match="sudo_password raised ZeroDivisionError"):
         run(host.web, "id", sudo_password=fails, **common)
+    with pytest.raises(SshSudoRefused, match="sudo_password raised SystemExit"):
+        run(host.web, "id", sudo_password=sys.exit, **common)
     number: Any = lambda: 3  # noqa: E731
     with pytest.raises(SshSudoRefused, match="sudo_password returned a value of the type int"):
         run(host.web, "id", sudo_password=number, **common)
