@@ -24,6 +24,10 @@ EXCLUDED = "excluded"
 FOREIGN = "it belongs to another user"
 UNSAFE = "other users could exchange it while it is deleted"
 MOUNTED = "it is another file system"
+RENAMED = "it may be an entry that was just copied, under a name that the target has changed"
+
+
+_Entry = Tuple[bytes, Attributes, Tuple[int, int]]
 
 
 class SourceNames:
@@ -38,6 +42,7 @@ class SourceNames:
 
     def __init__(self) -> None:
         self._folders: Dict[bytes, Dict[bytes, bool]] = {}
+        self._excluded: Set[Tuple[bytes, bytes]] = set()
         self.is_empty = True
 
     def add(
@@ -45,6 +50,8 @@ class SourceNames:
     ) -> None:
         """Add an entry; `keeps_link`: it is a link that is copied as a link."""
         self._folders.setdefault(folder, {})[name] = keeps_link
+        if is_excluded:
+            self._excluded.add((folder, name))
         self.is_empty = self.is_empty and is_excluded
 
     def add_folder(self, folder: bytes) -> None:
@@ -54,6 +61,10 @@ class SourceNames:
     def has_folder(self, path: bytes) -> bool:
         """Return whether the source has this folder."""
         return path in self._folders
+
+    def copied(self, folder: bytes) -> List[bytes]:
+        """Return the names in a folder that are not excluded."""
+        return [n for n in self._folders.get(folder, ()) if (folder, n) not in self._excluded]
 
     def find(self, folder: bytes, name: bytes) -> Optional[bool]:
         """Return whether an entry is a kept link; None if the source does not have it."""
@@ -93,16 +104,18 @@ class Deletions:
         Returns whether an entry is excluded.
     uid : int
         Our user's number on the side of the target.
-    is_missing : Callable[[bytes], bool]
-        Returns whether the source still does not have a path.
+    is_in_source : Optional[Callable[[bytes], bool]]
+        Returns whether the source has a path now; None: that cannot have changed.
+    is_planned : bool
+        Whether nothing was copied, as the copy is only planned.
 
     Attributes
     ----------
     kept : List[Kept]
         The entries that stay.
     links : List[bytes]
-        The links of the target that the copy may have written through; their targets must be
-        passed to `protect`.
+        The links of the target that the copy may have written through; what each of them leads to
+        must be passed to `protect`, which may add further links.
     """
 
     def __init__(
@@ -110,21 +123,25 @@ class Deletions:
         names: SourceNames,
         excludes: Optional[Excludes],
         uid: int,
-        is_missing: Callable[[bytes], bool] = lambda path: True,
+        is_in_source: Optional[Callable[[bytes], bool]] = None,
+        is_planned: bool = False,
     ) -> None:
         self._names = names
         self._excludes = excludes
         self._uid = uid
-        self._is_missing = is_missing
+        self._is_in_source = is_in_source
+        self._is_planned = is_planned
         self._doomed: List[Doomed] = []
         self.kept: List[Kept] = []
         self.links: List[bytes] = []
         self._protected: Set[bytes] = set()
+        # The other links of the target, by each folder that contains them.
+        self._links_below: Dict[bytes, List[bytes]] = {}
 
     def examine(
         self,
         folder: bytes,
-        entries: Iterable[Tuple[bytes, Attributes, Tuple[int, int]]],
+        entries: Iterable[_Entry],
         is_safe: bool = True,
         device: Optional[int] = None,
     ) -> List[bytes]:
@@ -143,10 +160,12 @@ class Deletions:
             The device of the root; None if that is unknown.
         """
         to_examine: List[bytes] = []
+        entries = list(entries)
+        is_renaming = not self._is_planned and self._is_renaming(folder, entries)
         for name, attributes, identity in entries:
             if name in (b"", b".", b"..") or b"/" in name or temporary.parse(name) is not None:
                 continue
-            path = join(folder, name) if folder else name
+            path = _join(folder, name)
             found = self._names.find(folder, name)
             is_a_folder = stat.S_ISDIR(attributes.mode or 0)
             if found is not None:
@@ -159,16 +178,28 @@ class Deletions:
                         reason = UNSAFE if self._is_ours_or_roots(attributes) else FOREIGN
                         self.kept.append(Kept(path, True, reason))
                 continue
+            if stat.S_ISLNK(attributes.mode or 0):
+                for parent in _parents(path):
+                    self._links_below.setdefault(parent, []).append(path)
             reason = self._reason_to_keep(path, attributes, is_a_folder, is_safe)
             if device is not None and is_a_folder and identity[0] != device:
                 reason = MOUNTED
-            if reason:
-                self.kept.append(Kept(path, is_a_folder, reason))
-            elif self._is_missing(path):
+            if reason or is_renaming:
+                self.kept.append(Kept(path, is_a_folder, reason or RENAMED))
+            elif self._is_in_source is None or not self._is_in_source(path):
                 self._doomed.append(Doomed(path, attributes, identity))
                 if is_a_folder:
                     to_examine.append(path)
         return to_examine
+
+    def _is_renaming(self, folder: bytes, entries: List[_Entry]) -> bool:
+        """Return whether the target lacks a copied name: it may ignore case, or change names."""
+        shown = {name for name, _, _ in entries}
+        return any(
+            name not in shown
+            and (self._is_in_source is None or self._is_in_source(_join(folder, name)))
+            for name in self._names.copied(folder)
+        )
 
     def _is_ours_or_roots(self, folder: Attributes) -> bool:
         return folder.uid in (0, self._uid)
@@ -185,6 +216,7 @@ class Deletions:
     def protect(self, path: bytes) -> None:
         """Keep an entry with all that it contains: the copy may have written it."""
         self._protected.add(path)
+        self.links += self._links_below.pop(path, [])  # it may have written through these as well
 
     def doomed(self) -> List[Doomed]:
         """Return the entries to delete, each folder after its entries."""
@@ -197,6 +229,11 @@ class Deletions:
             if doomed.path not in occupied
             and self._protected.isdisjoint((doomed.path, *_parents(doomed.path)))
         ]
+
+
+def _join(folder: bytes, name: bytes) -> bytes:
+    """Return the path of an entry of a folder, which is ``b""`` for the root."""
+    return join(folder, name) if folder else name
 
 
 def _parents(path: bytes) -> List[bytes]:

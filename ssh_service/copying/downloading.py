@@ -193,7 +193,8 @@ class Download:
             return []
         if root.is_new:
             return []
-        deletions = Deletions(names, context.exclusions, os.geteuid())
+        is_planned = context.options.dry_run
+        deletions = Deletions(names, context.exclusions, os.geteuid(), is_planned=is_planned)
         try:
             examine_target(root, deletions, self._pipeline.raise_if_late)
         except SshTransferError as failure:

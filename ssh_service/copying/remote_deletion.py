@@ -148,7 +148,8 @@ class RemoteDeletion:
             return
         identity = await self._context.owner.identify(self._target)
         excludes, uid = self._context.exclusions, identity.uid or 0
-        deletions = Deletions(self._names, excludes, uid, self._is_missing)
+        is_planned = self._context.options.dry_run
+        deletions = Deletions(self._names, excludes, uid, self._is_in_source, is_planned)
         self._pending.append((b"", self._root))
         await self._examine_all(deletions)
         for link in deletions.links:
@@ -170,9 +171,9 @@ class RemoteDeletion:
         for failure in self._failures:
             self._context.on_entry_failed(failure)
 
-    def _is_missing(self, path: bytes) -> bool:
-        # Created in the source since its names were listed: the copy may have copied it.
-        return not os.path.lexists(join(self._source, path))
+    def _is_in_source(self, path: bytes) -> bool:
+        # An entry that was created since the names were listed may have been copied.
+        return os.path.lexists(join(self._source, path))
 
     # Examining.
 

@@ -170,6 +170,32 @@ def test_folder_that_a_link_leads_to_stays(copy: Copy, tmp_path: Path) -> None:
     assert content(target) == {"sub", "data", "data/mine", "data/file"}
 
 
+def test_folder_that_a_link_behind_a_link_leads_to_stays(copy: Copy, tmp_path: Path) -> None:
+    source = tree(tmp_path / "source", "sub/deep/file")
+    target = tree(tmp_path / "target", "data/mine", "other/mine", "gone/file")
+    (target / "sub").symlink_to("data")
+    (target / "data" / "deep").symlink_to("../other")
+    copy(source, target)
+    assert (target / "sub" / "deep" / "file").exists() and (target / "other" / "mine").exists()
+    assert not (target / "gone").exists()
+
+
+@pytest.mark.parametrize("is_planned", [False, True])
+def test_entry_that_may_be_a_copied_one_is_not_deleted(is_planned: bool) -> None:
+    """Where a file system ignores case, "Readme" was written over "README", which it is."""
+    names = SourceNames()
+    for name, is_excluded in ((b"Readme", False), (b"excluded", True)):
+        names.add(b"", name, is_excluded=is_excluded)
+    names.add(b"sub", b"file")
+    file = Attributes(1, 7, 7, stat.S_IFREG | 0o644)
+    deletions = Deletions(names, None, 7, is_planned=is_planned)
+    deletions.examine(b"", [(b"README", file, (1, 1))])
+    deletions.examine(b"sub", [(b"file", file, (1, 2)), (b"old", file, (1, 3))])
+    doomed = [entry.path for entry in deletions.doomed()]
+    assert doomed == ([b"sub/old", b"README"] if is_planned else [b"sub/old"])
+    assert [kept.path for kept in deletions.kept] == ([] if is_planned else [b"README"])
+
+
 @BOTH
 def test_nothing_is_deleted_if_an_entry_failed(
     session: SftpSession, one: Copy, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -443,7 +469,7 @@ def test_entry_that_appeared_in_the_source_is_not_deleted() -> None:
     """The copy may have copied it after the source was listed."""
     names = SourceNames()
     file = Attributes(1, 7, 7, stat.S_IFREG | 0o644)
-    deletions = Deletions(names, None, 7, lambda path: path != b"appeared")
+    deletions = Deletions(names, None, 7, lambda path: path == b"appeared")
     assert not deletions.examine(b"", [(b"appeared", file, (1, 1)), (b"old", file, (1, 2))])
     assert [entry.path for entry in deletions.doomed()] == [b"old"]
 
