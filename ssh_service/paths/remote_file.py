@@ -331,7 +331,7 @@ class RemoteFile(io.RawIOBase):
 
     def _ask_write(self, data: bytes) -> None:
         if self._how.appends:
-            self._at = max(self._at, self._size)
+            self._at = self._size  # wherever the position was
         reply = self._remote.ask_write(self._handle, self._at, data)
         self._behind.append(_PartRequest(reply, self._at, len(data)))
         self._behind_size += len(data)

@@ -173,6 +173,18 @@ def test_appends_of_several_writers_are_all_kept(here: Path, there: SshPath) -> 
     assert sorted(lines) == sorted(f"{n} {turn}" for n in range(4) for turn in range(20))
 
 
+def test_append_goes_to_the_end_wherever_the_position_was(here: Path, there: SshPath) -> None:
+    """And the position is there afterwards, as truncate() without a size tells."""
+    for root in (here, there):
+        (root / "log").write_bytes(b"12345")
+        with (root / "log").open("ab") as file:
+            file.seek(1000)
+            file.write(b"6")
+            assert (file.tell(), file.truncate(), file.truncate(3)) == (6, 6, 3)
+            file.write(b"end")
+        assert (root / "log").read_bytes() == b"123end"
+
+
 def test_threads_share_a_file_of_bytes(here: Path, there: SshPath) -> None:
     (here / "file").write_bytes(bytes(3_000_000))
     got: List[bytes] = []
