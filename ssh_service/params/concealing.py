@@ -10,7 +10,8 @@ from __future__ import annotations
 import collections.abc
 from typing import Any, Dict
 
-from ssh_service.params.address import conceal_password
+from ssh_service.errors import SshConfigError
+from ssh_service.params.address import conceal_password, parse_address
 from ssh_service.secret import Secret
 
 __all__ = ["conceal", "conceal_keys", "reveal"]
@@ -41,7 +42,7 @@ def conceal(given: Any, depth: int = 0) -> Any:
         is refused later in any case.
     """
     if isinstance(given, str):
-        return conceal_password(given)
+        return _conceal_in_text(given)
     if not isinstance(given, _MAPPING) or depth > _MAX_DEPTH:
         return given
     found: Dict[Any, Any] = dict(given)
@@ -53,6 +54,20 @@ def conceal(given: Any, depth: int = 0) -> Any:
     if found.get("tunnel") is not None:
         found["tunnel"] = conceal(found["tunnel"], depth + 1)
     return found
+
+
+def _conceal_in_text(text: str) -> str:
+    """Hide the password in a text, which may have several jump hosts, joined by commas."""
+    hops = text.split(",")
+    return text if len(hops) > 1 and all(map(_is_address, hops)) else conceal_password(text)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parse_address(text)
+    except SshConfigError:
+        return False
+    return True
 
 
 def conceal_keys(given: Any) -> Any:

@@ -180,6 +180,7 @@ def test_append_goes_to_the_end_wherever_the_position_was(here: Path, there: Ssh
         with (root / "log").open("ab") as file:
             file.seek(1000)
             file.write(b"6")
+            file.flush()
             assert (file.tell(), file.truncate(), file.truncate(3)) == (6, 6, 3)
             file.write(b"end")
         assert (root / "log").read_bytes() == b"123end"

@@ -473,6 +473,14 @@ def test_jump_hosts_nest_the_last_is_the_nearest(home: Path) -> None:
     ]
 
 
+def test_ports_and_users_of_jump_hosts_are_not_taken_for_a_password() -> None:
+    assert hops(resolve(tunnel="a@one:2201,b@two:2202")) == ["b@two:2202", "a@one:2201"]
+    for text in ("a:secret@one,b@two:22", "a@one:22,b:secret@two", "ssh://a:22,secret@one:x"):
+        with pytest.raises(SshConfigError) as caught:
+            resolve(tunnel=text)
+        assert "secret" not in str(caught.value) and "***" in str(caught.value)
+
+
 def test_a_jump_host_has_a_jump_host_of_its_own(home: Path) -> None:
     text = "Host web\nProxyJump one\nHost one\nProxyJump two\nHost two\nUser last\n"
     assert hops(configured(home, text)) == [f"{local_user()}@one:22", "last@two:22"]
