@@ -81,6 +81,9 @@ class FileOutput(CallbackOutput):
                 raise BlockingIOError(errno.EAGAIN, "the file is in non-blocking mode, and full")
             if written == 0:
                 raise OSError(errno.EIO, "the file takes no data")
+            if isinstance(written, int) and written < 0:
+                text = f"the file says that it has written {written} of {len(piece)}"
+                raise OSError(errno.EIO, text)
             # A raw file may write only a part, and then returns how much.
             piece = piece[written:] if isinstance(written, int) else None
 

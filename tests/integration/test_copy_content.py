@@ -199,6 +199,13 @@ def test_object_that_fails_leaves_the_old_file(session: SftpSession, tmp_path: P
 
     with pytest.raises(OSError, match="no room"):
         copy_to(session, tmp_path / "large", Full())
+
+    class Wrong(Trickle):
+        def write(self, data: Any) -> int:
+            return -1
+
+    with pytest.raises(SshTransferError, match="says that it has written -1 of"):
+        copy_to(session, tmp_path / "large", Wrong())
     copy_from(session, b"new", tmp_path / "file")
 
 

@@ -71,13 +71,16 @@ def test_temporary_files_are_text_or_binary_as_they_were_opened(sshd: Sshd, opti
         assert run(sshd.connect_params, "wc -c", stdin=binary, **options).stdout.strip() == "1"
 
 
-def test_a_file_that_takes_nothing_is_an_error(sshd: Sshd, options: Any) -> None:
+@pytest.mark.parametrize("count, why", [(0, "takes no data"), (-1, "says that it has written -1")])
+def test_a_file_that_takes_nothing_is_an_error(
+    sshd: Sshd, options: Any, count: int, why: str
+) -> None:
     class Stuck:
         def write(self, data: Any) -> int:
-            return 0
+            return count
 
     out: Any = Stuck()
-    with pytest.raises(SshStdioError, match="stdout cannot be written: the file takes no data"):
+    with pytest.raises(SshStdioError, match=f"stdout cannot be written: the file {why}"):
         run(sshd.connect_params, "echo hello", stdout=out, **options)
 
 

@@ -205,6 +205,9 @@ class TargetObject:
         if not count:
             text = "the file object takes no data at the moment, and does not wait"
             raise transfer_error(errno.EAGAIN, display_path(self.path), text, side="local")
+        if count < 0:
+            text = f"the file object says that it has written {count} of {len(data)} bytes"
+            raise transfer_error(errno.EIO, display_path(self.path), text, side="local")
         return int(count)
 
     def digest(self, size: int) -> bytes:
