@@ -73,7 +73,8 @@ def start(
         ends, LF or CR LF, so an open text file can be passed.
     args : Optional[Sequence[Union[str, os.PathLike]]]
         Instead of `script`: one command with its arguments, such as ``["echo", "a  b"]``.  They
-        are quoted for the shell.
+        are quoted for any login shell; with `env`, a line end or many kilobytes, ``/bin/sh`` runs
+        the command.
     env : Optional[Mapping[str, Any]]
         Environment variables for the script; values are converted by `str`.  None and bytes are
         refused as values.  None: no variables.
@@ -208,7 +209,8 @@ def run(
         ends, LF or CR LF, so an open text file can be passed.
     args : Optional[Sequence[Union[str, os.PathLike]]]
         Instead of `script`: one command with its arguments, such as ``["echo", "a  b"]``.  They
-        are quoted for the shell.
+        are quoted for any login shell; with `env`, a line end or many kilobytes, ``/bin/sh`` runs
+        the command.
     env : Optional[Mapping[str, Any]]
         Environment variables for the script; values are converted by `str`.  None and bytes are
         refused as values.  None: no variables.

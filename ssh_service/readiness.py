@@ -9,7 +9,7 @@ from typing import Optional, Union
 from ssh_service import api, params
 from ssh_service.commands.command import check_seconds
 from ssh_service.commands.result import CompletedProcess
-from ssh_service.commands.script import Script, join
+from ssh_service.commands.script import Script, is_empty, join
 from ssh_service.commands.sudo import SudoPassword, conceal_password
 from ssh_service.connections.cache import SshClientCache, check_cache
 from ssh_service.errors import (
@@ -102,7 +102,10 @@ def wait_for(
     >>> ssh_service.wait_for("admin@new-host", timeout=300, ready="cloud-init status --wait")
     """
     destination = _check(destination, timeout, auth_retries, cache)
-    return _Attempts(destination, join(ready), timeout, auth_retries, cache).run()
+    script = join(ready)
+    if is_empty(script):  # which `run` takes for done without asking the host
+        raise SshConfigError("ready: expected a script, got nothing to run")
+    return _Attempts(destination, script, timeout, auth_retries, cache).run()
 
 
 def reboot(

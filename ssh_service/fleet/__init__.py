@@ -97,7 +97,8 @@ def run(
         The script, or its lines, with or without line ends (Unix or Windows).
     args : Optional[Sequence[Union[str, os.PathLike]]]
         Instead of `script`: one command with its arguments, such as ``["echo", "a  b"]``.  They
-        are quoted for the shell.
+        are quoted for any login shell; with `env`, a line end or many kilobytes, ``/bin/sh`` runs
+        the command.
     connect : Optional[Mapping[str, Any]]
         Connect parameters for every host, such as ``{"username": "root"}``; a host's own
         parameters take precedence.

@@ -139,6 +139,7 @@ def test_script_that_was_never_sent_is_not_said_to_have_run(
 @pytest.mark.parametrize(
     "given, why",
     [
+        ({"timeout": 1, "ready": ["", " "]}, "ready: expected a script"),
         ({"timeout": None}, "timeout: missing"),
         ({"timeout": -1}, "timeout: expected 0 or more seconds"),
         ({"timeout": 1, "auth_retries": -1}, "auth_retries: expected an integer >= 0 or None"),
