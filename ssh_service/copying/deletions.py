@@ -17,7 +17,7 @@ from ssh_service.copying.ownership import may_delete
 from ssh_service.copying.paths import join
 from ssh_service.copying.sftp.protocol import Attributes
 
-__all__ = ["EXCLUDED", "Deletions", "Doomed", "Kept", "SourceNames"]
+__all__ = ["EXCLUDED", "Deletions", "Doomed", "Kept", "TargetEntry", "SourceNames"]
 
 # Why an entry stays.
 EXCLUDED = "excluded"
@@ -27,7 +27,8 @@ MOUNTED = "it is another file system"
 RENAMED = "it may be an entry that was just copied, under a name that the target has changed"
 
 
-_Entry = Tuple[bytes, Attributes, Tuple[int, int]]
+# An entry's name, attributes (not of a link's target), and device and inode.
+TargetEntry = Tuple[bytes, Attributes, Tuple[int, int]]
 
 
 class SourceNames:
@@ -141,7 +142,7 @@ class Deletions:
     def examine(
         self,
         folder: bytes,
-        entries: Iterable[_Entry],
+        entries: Iterable[TargetEntry],
         is_safe: bool = True,
         device: Optional[int] = None,
     ) -> List[bytes]:
@@ -152,8 +153,8 @@ class Deletions:
         ----------
         folder : bytes
             The path of the folder.
-        entries : Iterable[Tuple[bytes, Attributes, Tuple[int, int]]]
-            Each entry's name, attributes (not of a link's target), and device and inode.
+        entries : Iterable[TargetEntry]
+            Its entries.
         is_safe : bool
             Whether no other user can exchange a folder of ours in it.
         device : Optional[int]
@@ -192,7 +193,7 @@ class Deletions:
                     to_examine.append(path)
         return to_examine
 
-    def _is_renaming(self, folder: bytes, entries: List[_Entry]) -> bool:
+    def _is_renaming(self, folder: bytes, entries: List[TargetEntry]) -> bool:
         """Return whether the target lacks a copied name: it may ignore case, or change names."""
         shown = {name for name, _, _ in entries}
         return any(

@@ -14,7 +14,7 @@ from collections import deque
 from typing import Callable, Deque, List, Tuple
 
 from ssh_service.copying.context import CopyContext
-from ssh_service.copying.deletions import Deletions, Doomed, SourceNames
+from ssh_service.copying.deletions import Deletions, Doomed, SourceNames, TargetEntry
 from ssh_service.copying.failures import Refused, display_path, empty_source_error
 from ssh_service.copying.local.walk import walk
 from ssh_service.copying.paths import basename, is_within, join
@@ -204,7 +204,7 @@ class RemoteDeletion:
             self._active -= 1
             self._changed.set()
 
-    async def _list(self, path: bytes) -> List[Tuple[bytes, Attributes, Tuple[int, int]]]:
+    async def _list(self, path: bytes) -> List[TargetEntry]:
         handle = await self._remote.open_folder(path)
         try:
             return [(e.filename, e.attributes, (0, 0)) for e in await self._read(handle, path)]

@@ -67,8 +67,8 @@ def test_root_runs_commands_in_any_login_shell(
         script = 'printf %s "$VALUE"'
         process = run(web, script, env=env, shell="/bin/sh", cache=cache, timeout=PATIENCE)
         assert (process.stdout, process.stderr) == (env["VALUE"], "")
-        for words, more in ((WORDS[2:6], {}), (WORDS, {}), (WORDS, {"env": {"A": "b"}})):
-            found = run(web, args=["printf", "[%s]", *words], cache=cache, **more)
+        for words, variables in ((WORDS[2:6], None), (WORDS, None), (WORDS, {"A": "b"})):
+            found = run(web, args=["printf", "[%s]", *words], env=variables, cache=cache)
             assert (found.stdout, found.stderr) == ("".join(f"[{word}]" for word in words), "")
         assert litter(home) == []
 

@@ -176,7 +176,7 @@ def test_the_request_survives_login_shells_that_are_no_posix_shells() -> None:
 
 @pytest.mark.parametrize("shell", ["/usr/bin/fish", "/bin/csh", "tcsh"])
 def test_a_shell_that_cannot_run_what_is_sent_is_refused(shell: str) -> None:
-    """fish would report success."""
+    """Success is what fish would report."""
     with pytest.raises(SshConfigError, match="shell: expected a POSIX shell such as '/bin/sh'"):
         deliver("true", shell=shell)
 

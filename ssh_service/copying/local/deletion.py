@@ -12,18 +12,15 @@ import os
 import stat
 from typing import Callable, Iterator, List, Tuple
 
-from ssh_service.copying.deletions import Deletions, Doomed
+from ssh_service.copying.deletions import Deletions, Doomed, TargetEntry
 from ssh_service.copying.failures import display_path, local_error
 from ssh_service.copying.local.source_tree import SourceTree
 from ssh_service.copying.local.target_folder import TargetFolder, parts_below
 from ssh_service.copying.ownership import owner_and_mode
 from ssh_service.copying.paths import is_within, join
-from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.errors import SshTransferError, transfer_error
 
 __all__ = ["check_deletion_target", "delete_doomed", "examine_target"]
-
-_Entry = Tuple[bytes, Attributes, Tuple[int, int]]
 
 
 def check_deletion_target(root: TargetFolder) -> None:
@@ -89,7 +86,7 @@ def _protect_targets_of_links(root: bytes, deletions: Deletions) -> None:
             deletions.protect(b"/".join(parts))
 
 
-def _list(tree: SourceTree, root: bytes, folder: bytes) -> List[_Entry]:
+def _list(tree: SourceTree, root: bytes, folder: bytes) -> List[TargetEntry]:
     path = join(root, folder) if folder else root
     try:
         descriptor = tree.open_folder(path)
@@ -101,7 +98,7 @@ def _list(tree: SourceTree, root: bytes, folder: bytes) -> List[_Entry]:
         raise local_error(error, path) from error
 
 
-def _entries(fd: int) -> Iterator[_Entry]:
+def _entries(fd: int) -> Iterator[TargetEntry]:
     with os.scandir(fd) as entries:
         for entry in entries:
             try:
