@@ -53,10 +53,10 @@ class LockFreeEvent:
     def set(self) -> None:
         """Set the event and release all waiting threads."""
         self._is_set = True
-        while True:
+        while self._waiters:
             try:
                 self._waiters.pop(0).release()
-            except IndexError:
+            except IndexError:  # another thread was faster
                 return
 
     def clear(self) -> None:
@@ -96,10 +96,10 @@ class LockFreeCondition:
 
     def notify_all(self) -> None:
         """Let all waiting threads check their predicates again."""
-        while True:
+        while self._waiters:
             try:
                 self._waiters.pop(0).release()
-            except IndexError:
+            except IndexError:  # another thread was faster
                 return
 
     def wait_for(self, predicate: Callable[[], Any], timeout: Optional[float] = None) -> bool:
