@@ -119,7 +119,8 @@ class SshChannel(BlockingChannel):
                 or not isinstance(error, SshConnectionLost)
             ):
                 self.error = self.error or error
-            self._set_closed()
+            if self._sink is None or not was_closed:  # a user's `close` may have been interrupted
+                self._set_closed()
         if self.start_number is not None and not self.status_event.is_set():
             self.connection.unconfirmed_ends.append(self.start_number)
         # A sink refers to its channel: the cycle would leave both to the garbage collector.
@@ -293,7 +294,10 @@ class SshChannel(BlockingChannel):
         # command (the server frees the session only then).  Writing it at once would keep the
         # waiting thread from the interpreter, and then from the send lock.
         with transport.batch(defer=True):
-            super()._handle_close(m)
+            with self.lock:
+                messages = self._close_internal()
+            self._transmit_given(messages)
+            transport._channels.delete(self.chanid)
             transport._forget_channel(self)
             self._end(None)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any, Optional, Union
+import threading
+from typing import TYPE_CHECKING, Any, Dict, Iterable, Optional, Union
 
 from paramiko.channel import Channel
 from paramiko.common import MSG_CHANNEL_DATA, cMSG_CHANNEL_CLOSE, cMSG_CHANNEL_REQUEST
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 # Packets that `send_some` writes together, to save system calls and wake-ups.
 _MAX_PACKETS_PER_WRITE = 4
 _DATA_HEAD = struct.Struct(">BII")
+# What paramiko gives the fields of a new channel that hold plain values.
+_PLAIN_FIELDS: Dict[str, Any] = {
+    name: value
+    for name, value in vars(Channel(0)).items()
+    if value is None or isinstance(value, (int, str))
+}
 
 
 class NonblockingChannel(Channel):  # type: ignore[misc]
@@ -40,6 +47,14 @@ class NonblockingChannel(Channel):  # type: ignore[misc]
     start_number: Optional[int] = None
     # The process itself, once `commands.census` has found it.
     process: Any = None
+
+    def __init__(self, chanid: int) -> None:
+        # Not paramiko's, which is slow, for objects that we replace: a channel is made for each
+        # command.  `paramiko_check` verifies that no field is missing.
+        self.__dict__.update(_PLAIN_FIELDS)
+        self.chanid, self._name = chanid, str(chanid)
+        self.lock = threading.Lock()
+        self.out_buffer_cv = threading.Condition(self.lock)
 
     def _set_transport(self, transport: "SshTransport") -> None:
         # Not paramiko's, which asks `logging` for its logger under a lock of the whole process.
@@ -161,6 +176,9 @@ class NonblockingChannel(Channel):  # type: ignore[misc]
                 self._pipe.close()
                 self._pipe = None
             messages = self._close_internal()
+        self._transmit_given(messages)
+
+    def _transmit_given(self, messages: Iterable[Optional[Message]]) -> None:
         for m in messages:
             if m is not None:
                 self._transmit(m, wait=False)

@@ -21,6 +21,8 @@ from paramiko.common import (
 from paramiko.message import Message
 from paramiko.packet import Packetizer
 
+from ssh_service.transport.channel import SshChannel
+
 # Names that we override or call; if one were renamed, an override would silently have no effect.
 _NEEDED = {
     paramiko.Transport: (
@@ -117,6 +119,7 @@ _REPLACED = {
         "in_stderr_buffer",
         "in_window_sofar",
         "lock",
+        "logger",
         "out_buffer_cv",
         "status_event",
     ),
@@ -229,6 +232,8 @@ def _check_channel() -> None:
     recorder = _Recorder()
     channel = Channel(7)
     _check_attributes(channel, Channel)
+    for name in vars(channel).keys() - vars(SshChannel(7)).keys() - {"logger"}:
+        raise _changed_error(f"Channel.{name} is new")
     channel._set_transport(recorder)
     channel._set_window(1 << 20, 1 << 15)
     channel._set_remote_channel(9, 1 << 20, 1 << 15)

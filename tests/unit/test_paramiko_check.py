@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from pathlib import Path
 from typing import Any, List, Tuple, Type
 
@@ -66,6 +67,23 @@ def test_paramiko_check_covers_every_override(ours: Type[Any], theirs: Type[Any]
     names = {name for layer in layers for name in vars(layer) if not name.startswith("__")}
     overridden = {name for name in names if name.startswith("_") and hasattr(theirs, name)}
     assert overridden <= set(_NEEDED[theirs])
+
+
+def test_a_channel_has_the_fields_that_paramiko_gives_it() -> None:
+    assert vars(Channel(7)).keys() - {"logger"} <= vars(SshChannel(7)).keys()
+
+
+def test_a_new_object_of_a_channel_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A channel of ours would not have it, as paramiko's ``__init__`` is not called."""
+    init = Channel.__init__
+
+    def more(self: Any, chanid: int) -> None:
+        init(self, chanid)
+        self.further_lock = threading.Lock()
+
+    monkeypatch.setattr(Channel, "__init__", more)
+    with pytest.raises(ImportError, match="Channel.further_lock is new"):
+        check()
 
 
 def test_nothing_is_looked_for_that_is_not_used() -> None:
