@@ -77,17 +77,7 @@ class ProcessPool(ExecutorRunner):
         try:
             deliver_challenge(pipe, self._authkey)
             answer_challenge(pipe, self._authkey)
-            while True:
-                kind, number, payload = pipe.recv()
-                with self._lock:
-                    assignment = self._assignments.get(number)
-                    if assignment is not None:
-                        accepted[number] = assignment
-                        assignment.may_have_sent = assignment.may_have_sent or kind == "sending"
-                if kind == "done":
-                    known = accepted.pop(number, None)
-                    if known is not None:
-                        self._settle(number, _unpickle_result(known, payload))
+            self._receive(pipe, accepted)
         except (EOFError, OSError, AuthenticationError):
             pass  # the worker has ended, or the peer is not one of our workers
         finally:
@@ -97,6 +87,20 @@ class ProcessPool(ExecutorRunner):
         for assignment in accepted.values():
             self._on_worker_lost(assignment)
         self._settle_failed_calls()
+
+    def _receive(self, pipe: Connection, accepted: Dict[int, Assignment]) -> None:
+        """Handle a worker's messages until it ends."""
+        while True:
+            kind, number, payload = pipe.recv()
+            with self._lock:
+                assignment = self._assignments.get(number)
+                if assignment is not None:
+                    accepted[number] = assignment
+                    assignment.may_have_sent = assignment.may_have_sent or kind == "sending"
+            if kind == "done":
+                known = accepted.pop(number, None)
+                if known is not None:
+                    self._settle(number, _unpickle_result(known, payload))
 
     def _submit(self, host_task: HostTask) -> "Future[Any]":
         address = str(self._listener.address)

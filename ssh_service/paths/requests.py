@@ -103,15 +103,19 @@ async def _has_entries(context: CopyContext, path: bytes) -> bool:
     except Refused:
         return False
     try:
-        while True:
-            entries = parse_names(await remote.ask_read_folder(handle), path)
-            names = {entry.filename for entry in entries}
-            if not names or names - {b".", b".."}:
-                return bool(names)
+        return await _lists_entries(context, handle, path)
     except Refused:
         return False
     finally:
         remote.ask_close(handle)
+
+
+async def _lists_entries(context: CopyContext, handle: bytes, path: bytes) -> bool:
+    while True:
+        entries = parse_names(await context.remote.ask_read_folder(handle), path)
+        names = {entry.filename for entry in entries}
+        if not names or names - {b".", b".."}:
+            return bool(names)
 
 
 async def rename(context: CopyContext, old: bytes, new: bytes) -> None:

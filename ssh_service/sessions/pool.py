@@ -198,9 +198,7 @@ class SessionPool:
         """Reclaim idle SFTP sessions after a delay, if the queue still waits then."""
         with self._lock:
             transports = self._scheduler.transports()
-            if self._reclaim_scheduled or not any(
-                _has_other_reclaimers(each) for each in transports
-            ):
+            if self._reclaim_scheduled or not any(map(_has_other_reclaimers, transports)):
                 return
             self._reclaim_scheduled = True
         pool = weakref.ref(self)
