@@ -11,7 +11,7 @@
 # SSH_SERVICE_ROOTS   the folder of the roots (~/.cache/ssh_service-roots)
 # SSH_SERVICE_MIRROR  the package source, where that of this machine's apt has not the release
 # SSH_SERVICE_AS      who runs the suite: root, or tester, an ordinary user of the root's
-# SSH_SERVICE_PYTHON  the Python that runs the suite (python3); sid also has python3.14 and 3.15
+# SSH_SERVICE_PYTHON  the Python that runs the suite (python3); sid has python3.14 and python3.15
 set -euo pipefail
 
 readonly roots=${SSH_SERVICE_ROOTS:-$HOME/.cache/ssh_service-roots}
@@ -67,11 +67,11 @@ make_root() {
 
 # What the suite needs from PyPI, fetched here for the root's Python, which has no network.
 fetch_wheels() {
-    local root=$1 version machine
+    local root=$1 wheels=$1/wheels/$python version machine
     version=$(chroot "$root" "$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     machine=$(uname -m)
-    rm -rf "$root/wheels"
-    python3 -m pip download -qq --disable-pip-version-check --dest "$root/wheels" \
+    rm -rf "$wheels"
+    python3 -m pip download -qq --disable-pip-version-check --dest "$wheels" \
         --only-binary=:all: --python-version "$version" --implementation cp \
         --platform "manylinux_2_17_$machine" --platform "manylinux2014_$machine" \
         --platform "manylinux_2_28_$machine" --platform "manylinux_2_34_$machine" \
@@ -130,10 +130,11 @@ python_in() {
                 cd /srv
                 ssh -V
                 "$1" -m venv .venv
-                shift
                 pip="python -m pip --quiet --disable-pip-version-check"
-                .venv/bin/$pip install --no-index --find-links /wheels setuptools wheel
-                .venv/bin/$pip install --no-index --find-links /wheels --no-build-isolation \
+                wheels="--no-index --find-links /wheels/$1"
+                shift
+                .venv/bin/$pip install $wheels setuptools wheel
+                .venv/bin/$pip install $wheels --no-build-isolation \
                     --editable ".[tests,demo]"
                 exec .venv/bin/python "$@"
             '\'' suite "$python" "$@" || status=$?
