@@ -15,12 +15,12 @@ import logging
 import os
 import queue
 import sys
-import threading
 import time
 from typing import Any, Callable, Deque, List, Optional, Set, Tuple
 
 from ssh_service import strands, threads
 from ssh_service.errors import SshServiceError
+from ssh_service.locks import Lock
 from ssh_service.strands import Strand, StrandExecutor
 from ssh_service.threads import NoMoreThreads
 
@@ -90,7 +90,7 @@ class _Clock:
         self._wakes_at = _AWAKE
         self._due: List[Tuple[float, int, Timer]] = []  # a heap
         self._compact_at = _COMPACT_THRESHOLD  # the length above which it is compacted
-        self._claim = threading.Lock()  # taken once, by the timer thread
+        self._claim = Lock()  # taken once, by the timer thread
 
     def call_at(self, instant: float, function: Callable[[], None]) -> Timer:
         if instant != instant:  # NaN would break the order of the heap

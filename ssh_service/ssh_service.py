@@ -8,7 +8,6 @@ this name.
 from __future__ import annotations
 
 import os
-import threading
 from abc import ABCMeta
 from types import TracebackType
 from typing import (
@@ -27,6 +26,7 @@ from typing import (
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.connections.client import SshClient
 from ssh_service.errors import SshCacheClosed, SshConfigError
+from ssh_service.locks import Lock
 from ssh_service.services import host_api, settings
 from ssh_service.services.host_api import Service
 
@@ -42,7 +42,7 @@ _OVERRIDABLE = ("ssh_port", "ssh_username", "ssh_priv_key_path")
 # Other names of the host: in our mappings and asyncssh's, in paramiko and in OpenSSH.
 _HOSTNAME_ALIKE = ("host", "hostname", "ssh_host", "address", "ip")
 
-_lock = threading.Lock()  # never held during a call that could block
+_lock = Lock()  # never held during a call that could block
 
 
 class SshService(Service, metaclass=ABCMeta):
@@ -233,7 +233,7 @@ class SshService(Service, metaclass=ABCMeta):
 
 def _renew_lock() -> None:
     global _lock
-    _lock = threading.Lock()  # a thread that does not exist in the child may have held it
+    _lock = Lock()  # a thread that does not exist in the child may have held it
 
 
 if hasattr(os, "register_at_fork"):

@@ -15,6 +15,7 @@ import time
 from typing import Any, Callable, Deque, Optional, Set, Tuple
 
 from ssh_service import threads
+from ssh_service.locks import Lock
 from ssh_service.threads import NoMoreThreads
 
 _log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class Strand:
 
     def __init__(self) -> None:
         self.calls: Deque[Call] = collections.deque()
-        self._turn = threading.Lock()  # held by the thread that makes the calls
+        self._turn = Lock()  # held by the thread that makes the calls
 
     def run(self) -> None:
         """Run the calls, unless another thread is doing so."""
@@ -97,7 +98,7 @@ class StrandExecutor:
         # Single operations on sets are atomic, so these are read without a lock.
         self._threads: Set[int] = set()
         self._idle: Set[int] = set()
-        self._lock = threading.Lock()  # taken only by the executor's own threads
+        self._lock = Lock()  # taken only by the executor's own threads
         self._started = 0  # guarded by _lock: items that were taken from `_strands`
         self._finished = 0  # guarded by _lock: items whose calls were made
         self._waiting_until = (

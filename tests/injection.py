@@ -4,9 +4,11 @@ An exception of a signal's handler (Ctrl-C), or one thrown into a thread, anywhe
 Where CPython looks for signals: from 3.10 on, after a call returned, where a function begins, and
 where a loop turns.  It never does so between a ``with`` statement and its block, nor between the
 block and the exit, so the ``with`` of a plain lock cannot be torn; any ``__enter__`` or
-``__exit__`` that is written in Python can be (`Condition`, `Event`, `Future`, generators).
-`LOOKS` raises at exactly these moments, but for the turns of loops, where Python 3.13 may skip the
-handlers around (gh-130279, `tests/unit/test_loops.py`).  There, `TURNS` raises at those.
+``__exit__`` that is written in Python can be (`Condition`, `Event`, `Future`, generators).  3.14
+alone does so after an ``__enter__`` that is written in C: see `ssh_service.locks`.
+`LOOKS` raises at exactly these moments, but for the turns of loops, where Python 3.13 to 3.15.0
+may skip the handlers around (gh-130279, `tests/unit/test_loops.py`).  There, `TURNS` raises at
+those.
 
 Python 3.8 and 3.9 look between nearly all instructions.  `OPCODES` does so, but for where they do
 not (before ``try`` and ``with``), and for the end of a ``with`` block, where they do: there a lock
@@ -32,6 +34,7 @@ from types import CodeType, FrameType
 from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
 import ssh_service
+from ssh_service.locks import GuardedLock
 from tests.common import Outcome
 
 LINES, LOOKS, OPCODES, TURNS = "lines", "looks", "opcodes", "turns"
@@ -93,9 +96,10 @@ class _Moments:
             self.raised = True
             raise self._error
 
-    def profile(self, frame: FrameType, event: str, _: Any) -> None:
+    def profile(self, frame: FrameType, event: str, function: Any) -> None:
         if event in ("call", "return", "c_return") and self.is_here(frame):
-            self.pass_by(frame)
+            if not _begins_block(frame, event, function):
+                self.pass_by(frame)
 
     def trace(self, frame: FrameType, event: str, _: Any) -> Optional[Callable[..., Any]]:
         if not self.is_here(frame):
@@ -131,6 +135,15 @@ def _is_in_destructor(frame: FrameType) -> bool:
         if name in ("__del__", "forget") or "weakref" in file:
             return True
         above = above.f_back
+    return False
+
+
+def _begins_block(frame: FrameType, event: str, function: Any) -> bool:
+    """Return whether an ``__enter__`` returned after which CPython does not look for signals."""
+    if event == "return":
+        return frame.f_code is GuardedLock.__enter__.__code__
+    if event == "c_return" and sys.version_info >= (3, 15):
+        return bool(function.__name__ == "__enter__")
     return False
 
 

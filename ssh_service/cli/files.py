@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from typing import BinaryIO, Dict, Sequence, Tuple
 
 import click
 
 from ssh_service.errors import SshServiceError
 from ssh_service.fleet.hosts import folder_name
+from ssh_service.locks import Lock
 
 __all__ = ["OutputFiles"]
 
@@ -48,7 +48,7 @@ class OutputFiles:
             raise click.UsageError(f"--output-dir {folder}: is a file, not a folder") from error
         except OSError as error:
             raise click.UsageError(f"--output-dir {folder}: {error.strerror}") from error
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._files: Dict[Tuple[str, str], BinaryIO] = {}  # guarded by _lock
 
     def _path(self, host: str, stream: str) -> str:

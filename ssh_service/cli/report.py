@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 import sys
-import threading
 from typing import Any, BinaryIO, Callable, Dict, List, Optional, Set, Tuple
 
 from ssh_service.copying import Progress
 from ssh_service.errors import SshSudoRefused
 from ssh_service.fleet import HostResult
 from ssh_service.fleet.result import TIMED_OUT, one_line
+from ssh_service.locks import Lock
 
 __all__ = [
     "JsonLines",
@@ -66,7 +66,7 @@ class Reporter:
 
     def __init__(self) -> None:
         self.problem: Optional[OSError] = None
-        self._lock = threading.Lock()  # held while writing, so that lines are not mixed
+        self._lock = Lock()  # held while writing, so that lines are not mixed
         self._muted = False
 
     def __enter__(self) -> "Reporter":

@@ -17,6 +17,7 @@ from ssh_service.cli.targets import connect_parameters
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import SshConfigError, SshServiceError
 from ssh_service.fleet.hosts import connect_params
+from ssh_service.locks import Lock
 from ssh_service.transport import SshChannel
 
 __all__ = ["run"]
@@ -62,7 +63,7 @@ class _Session:
         self._left = False  # by `~.`
         self._error: Optional[Exception] = None
         self._open_outputs = 2  # changed only under _lock
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from bisect import bisect_left
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple, cast
@@ -12,6 +11,7 @@ from ssh_service.commands import processes, script
 from ssh_service.commands.processes import Process
 from ssh_service.commands.stdin import Stdin
 from ssh_service.errors import SshConnectionLost, SshServiceError, SshSessionRefused
+from ssh_service.locks import Lock
 from ssh_service.transport import ChannelSink, SshChannel, SshTransport
 
 # Seconds that a helper script may take.
@@ -73,7 +73,7 @@ class Census:
 
     def __init__(self, transport: SshTransport) -> None:
         self._transport = transport
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._known: Dict[int, Process] = {}  # guarded by _lock: by start number
         self._waiting: List[_Query] = []  # guarded by _lock: they wait for the current list
 

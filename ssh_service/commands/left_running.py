@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-import threading
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from ssh_service.commands import processes
 from ssh_service.commands.processes import Process
+from ssh_service.locks import Lock
 
 # Seconds that the processes have to end after TERM, and again after KILL.
 _END_TIMEOUT = 2.0
@@ -45,7 +45,7 @@ class LeftRunning:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._processes: List[LeftProcess] = []  # guarded by _lock
 
     def add(self, *left: LeftProcess) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import codecs
 import collections
 import io
-import threading
 from typing import Any, Callable, Deque, Iterator, List, Optional, Tuple, Union
 
 from ssh_service import background
 from ssh_service.errors import SshConfigError
+from ssh_service.locks import Lock
 from ssh_service.transport import SshChannel
 from ssh_service.transport.lock_free import LockFreeCondition
 
@@ -155,7 +155,7 @@ class QueueOutput(Output):
             )
         # A user's thread waits for `_changed`, and an exception may interrupt it at any line.
         # Unlike a `Condition`, it cannot then hold a lock that the reader thread needs.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._changed = LockFreeCondition()
         # Unread output in order, guarded by _lock: whole lines, the pieces of an unfinished line,
         # and unparsed chunks, each with the channel whose window it takes up.

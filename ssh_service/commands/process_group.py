@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 from typing import Any, Callable, Dict, List, Optional
 
 from ssh_service import known_servers
@@ -13,6 +12,7 @@ from ssh_service.commands.marks import Marks
 from ssh_service.commands.processes import Process
 from ssh_service.commands.sudo import Sudo
 from ssh_service.errors import SshConfigError
+from ssh_service.locks import Lock
 from ssh_service.transport import SshChannel
 
 _SIGNAL = re.compile(r"(?!SIG)[A-Z][A-Z0-9]{0,15}\Z")
@@ -74,7 +74,7 @@ class RemoteGroup:
         self._helper_options: Dict[str, Any] = {} if sudo is None else {"sudo": sudo}
         self._server = ""
         self._channel: Optional[SshChannel] = None
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._awaits_mark = False  # guarded by _lock
         self._is_running = False  # guarded by _lock: the server has reported the start
         self._waiting: List[Then] = []  # guarded by _lock

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import threading
 import time
 from typing import IO, Any, Callable, Optional, Protocol, Union
 
 from ssh_service.errors import SshConfigError
+from ssh_service.locks import Lock
 from ssh_service.transport import SshChannel
 from ssh_service.transport.lock_free import LockFreeCondition
 
@@ -111,7 +111,7 @@ class Stdin:
         self._terminal = terminal
         self._last = b"\n"  # guarded by _lock: the last byte that was sent
         self._veof_added = False  # guarded by _lock: VEOF is at the end of _data, or was sent
-        self._lock = threading.Lock()
+        self._lock = Lock()
         # Wakes a user's thread that waits in `write`.  It has no lock, because a signal handler's
         # exception can interrupt that thread at any line.
         self._changed = LockFreeCondition()

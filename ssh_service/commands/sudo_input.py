@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Callable, Dict, List, Optional
 
 from ssh_service.commands.marks import Marks
 from ssh_service.commands.stdin import InputSource, Stdin
 from ssh_service.commands.sudo import Sudo
 from ssh_service.errors import SshSudoRefused
+from ssh_service.locks import Lock
 from ssh_service.secret import Secret
 from ssh_service.transport import SshChannel
 from ssh_service.transport.text import printable
@@ -93,7 +93,7 @@ class SudoInput:
         self._channel: Optional[SshChannel] = None
         self._preamble = b""
         self._has_given_up = False
-        self._lock = threading.Lock()
+        self._lock = Lock()
         # Guarded by _lock: "waiting", "asked", "answered", "starting", "begun", or "over" if sudo
         # gets no input any more.
         self._phase = "waiting" if has_marks else "begun"
@@ -270,7 +270,7 @@ class HeldInput:
     def __init__(self, stdin: Stdin, connection_id: str) -> None:
         self._stdin, self._connection_id = stdin, connection_id
         self._first: Optional[Stdin] = None
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._channel: Optional[SshChannel] = None  # guarded by _lock
         self._is_released = False  # guarded by _lock
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import Any, Callable, List, Optional
 
@@ -18,6 +17,7 @@ from ssh_service.errors import (
     SshConnectTimeout,
     SshServiceError,
 )
+from ssh_service.locks import Lock
 from ssh_service.transport import ChannelSink, SshChannel
 from ssh_service.transport.lock_free import LockFreeEvent
 
@@ -59,7 +59,7 @@ class Terminable(ChannelSink):
         self._group_has_ended = False  # whether a helper script has reported this
         # Reader thread only: the channel is closed, but the process group may still run.
         self._is_closed = False
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._channel: Optional[SshChannel] = None  # guarded by _lock
         self._is_terminating = False  # guarded by _lock
         self._is_requested = False  # guarded by _lock: the exec request was sent

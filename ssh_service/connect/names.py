@@ -16,6 +16,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from ssh_service.connect.side_calls import wait_until
 from ssh_service.errors import SshConnectError, SshConnectTimeout
+from ssh_service.locks import Lock
 from ssh_service.params import ConnectParams
 
 __all__ = ["POLL_INTERVAL", "resolve_name", "unwanted_error"]
@@ -25,14 +26,14 @@ POLL_INTERVAL = 0.25
 
 _LookupKey = Tuple[str, int, int]
 
-_lock = threading.Lock()
+_lock = Lock()
 _lookups: Dict[_LookupKey, Future[List[Any]]] = {}  # guarded by _lock: pending lookups
 
 
 def _after_fork_in_child() -> None:
     """Discard the pending lookups: their threads exist only in the parent process."""
     global _lock
-    _lock = threading.Lock()
+    _lock = Lock()
     _lookups.clear()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 import weakref
 from typing import Callable, Dict, List, Optional, Set, Tuple, TypeVar, Union
@@ -15,6 +14,7 @@ from ssh_service.connections.dials import Dialer
 from ssh_service.connections.entries import Connection, Lease, Slot, Target
 from ssh_service.connections.lender import Lender
 from ssh_service.errors import SshConfigError
+from ssh_service.locks import Lock
 from ssh_service.params import ConnectKey
 
 # The default of `max_destinations`.  Each connection takes a thread, a file descriptor (a process
@@ -93,7 +93,7 @@ class SshClientCache:
         self.lender = Lender(client_factory, max_destinations, dialer)
         self.lender.bind_cache(self)
         self._slots = self.lender.slots
-        self._lock = threading.Lock()  # held while the subscribers are changed
+        self._lock = Lock()  # held while the subscribers are changed
         for known in list(_caches):
             if known() is None:
                 _caches.discard(known)
@@ -411,7 +411,7 @@ class SshClientCache:
         lease.release(idle_timeout, max_lifetime)
 
     def _after_fork_in_child(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self.lender.reset_after_fork()
 
 

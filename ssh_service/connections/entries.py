@@ -7,11 +7,11 @@ A slot is one connection of the entry, or the dial that will deliver this connec
 from __future__ import annotations
 
 import itertools
-import threading
 from typing import Any, Callable, Dict, FrozenSet, List, Optional, Protocol, Set, Tuple
 
 from ssh_service.connections.client import SshClient
 from ssh_service.connections.promises import Promise
+from ssh_service.locks import Lock
 from ssh_service.params import ConnectKey
 from ssh_service.transport import SshTransport
 from ssh_service.transport.lock_free import LockFreeEvent
@@ -89,7 +89,7 @@ class CacheEntry:
     ) -> None:
         self.key = key
         self.generation = generation
-        self.lock = threading.Lock()
+        self.lock = Lock()
         # The lock guards all of these fields; some are also read without it.
         self.slots: Dict[int, Slot] = {}  # by connection number
         self.connected: Set[int] = connected or set()  # the numbers that have been connected

@@ -10,11 +10,11 @@ of a step does no harm: either nothing was changed, or the action for the change
 
 from __future__ import annotations
 
-import threading
 from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Set
 
 from ssh_service.connections.entries import NEVER, CacheEntry, Generation, Lease, Slot, Target
 from ssh_service.errors import SshCacheClosed
+from ssh_service.locks import Lock
 from ssh_service.params import ConnectKey
 from ssh_service.transport import SshTransport
 
@@ -70,11 +70,11 @@ class Slots:
         self._reset()
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()  # the lock of the map
+        self._lock = Lock()  # the lock of the map
         self._generation = Generation()  # guarded by _lock; also read without it
         self._entered = 0  # guarded by _lock
         self._retired: Set[Generation] = set()  # to be closed; single operations on it are atomic
-        self._counting = threading.Lock()
+        self._counting = Lock()
         self._counts = dict.fromkeys(_COUNTED, 0)  # guarded by _counting
 
     def reset_after_fork(self) -> List[Slot]:
@@ -85,7 +85,7 @@ class Slots:
         for generation in {self._generation, *self._retired}:
             generation.is_retired = True
             for entry in generation.entries.values():
-                entry.lock, entry.session_pool = threading.Lock(), None
+                entry.lock, entry.session_pool = Lock(), None
                 inherited += entry.all_slots()
         for slot in inherited:
             slot.leases.clear()

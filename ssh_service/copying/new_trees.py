@@ -8,8 +8,9 @@ created for the same tree, nor to one that this call created before it was resta
 from __future__ import annotations
 
 import os
-import threading
 from typing import Dict, List, Tuple
+
+from ssh_service.locks import Lock
 
 __all__ = ["NewTrees"]
 
@@ -19,7 +20,7 @@ _TreeKey = Tuple[str, bytes, bytes]
 
 class _UnderWay:
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self.counts: Dict[_TreeKey, int] = {}  # guarded by lock
 
     def leave_locked(self, key: _TreeKey) -> None:
@@ -29,7 +30,7 @@ class _UnderWay:
 
     def reset_after_fork(self) -> None:
         """Start empty: the copies belong to the parent process."""
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self.counts = {}
 
 

@@ -7,6 +7,7 @@ import time
 import weakref
 from typing import Callable, Optional
 
+from ssh_service.locks import Lock
 from ssh_service.transport.lock_free import LockFreeEvent
 
 __all__ = ["RecoverableLock", "LockOwner"]
@@ -37,7 +38,7 @@ class RecoverableLock:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._holder: Callable[[], Optional[LockOwner]] = lambda: None  # guarded by _lock
         self._released = LockFreeEvent()  # guarded by _lock: of the holder's owner
 

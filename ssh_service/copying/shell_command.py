@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from typing import Deque, List, Optional
 
 from ssh_service.copying.sftp.client import SftpClient
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.sftp.session import SftpChannel
+from ssh_service.locks import Lock
 from ssh_service.transport.wire import Buffer
 
 __all__ = ["READY_LINE", "PRINT_READY_LINE", "ProcessChannel", "ShellProcess", "quoted"]
@@ -53,7 +53,7 @@ class ShellProcess:
         self._client = client
         self.channel: Optional[ProcessChannel] = None
         self.refused = False
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._chunks: Deque[bytes] = deque()  # guarded by _lock
         self._waiting: List[Reply] = []  # guarded by _lock
         self._taken_before = (

@@ -13,9 +13,10 @@ import itertools
 import os
 import re
 import socket
-import threading
 import zlib
 from typing import List, NamedTuple, Optional, Set
+
+from ssh_service.locks import Lock
 
 __all__ = ["TemporaryName", "TemporaryNames", "names"]
 
@@ -52,7 +53,7 @@ class TemporaryNames:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._count = itertools.count(1)
         self._in_use: Set[bytes] = set()  # guarded by _lock
         self._machine = _digest(_machine())

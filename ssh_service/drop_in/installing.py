@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-
 import paramiko
 
 from ssh_service.drop_in.clients import connect
 from ssh_service.drop_in.target import plain_connect
+from ssh_service.locks import Lock
 from ssh_service.transport import repair_new_transports
 
-_lock = threading.Lock()
+_lock = Lock()
 
 
 def install() -> None:

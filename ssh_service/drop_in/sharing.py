@@ -7,12 +7,12 @@ import enum
 import inspect
 import itertools
 import os
-import threading
 from typing import Any, Callable, Dict, Hashable, NamedTuple, Optional, Set, Tuple, Union
 
 from ssh_service.api import default_cache
 from ssh_service.connections.cache import SshClientCache, check_cache
 from ssh_service.errors import SshConfigError
+from ssh_service.locks import Lock
 
 # Seconds for which an unused connection is kept for the next client.
 LINGER = 60.0
@@ -54,7 +54,7 @@ class Sharing:
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         # The lock guards all of the following.
         self._settings = Settings()
         self._members: Dict[Hashable, Set[int]] = {}  # clients' tokens, by `base`
@@ -65,7 +65,7 @@ class Sharing:
 
     def after_fork_in_child(self) -> None:
         """Replace the lock, which a thread of the parent may have held at the fork."""
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def configure(
         self,

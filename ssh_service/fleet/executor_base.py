@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import threading
 from concurrent.futures import Executor, Future
 from typing import Any, Dict, List, Optional
 
@@ -12,6 +11,7 @@ from ssh_service.fleet.result import HostResult, SshWorkerLost
 from ssh_service.fleet.results import Runner
 from ssh_service.fleet.task import FleetTask, ResultBuilder
 from ssh_service.fleet.worker import HostTask
+from ssh_service.locks import Lock
 
 __all__ = ["Assignment", "ExecutorRunner"]
 
@@ -43,7 +43,7 @@ class ExecutorRunner(Runner):
         self._task = task
         self._executor = executor
         self._run = secrets.token_hex(8)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._next = 0  # guarded by _lock
         self._assignments: Dict[int, Assignment] = {}  # guarded by _lock: no result yet
 

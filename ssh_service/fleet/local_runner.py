@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Callable, Optional, Set
@@ -17,6 +16,7 @@ from ssh_service.fleet.hosts import concealed
 from ssh_service.fleet.result import HostResult
 from ssh_service.fleet.results import Runner
 from ssh_service.fleet.task import FleetTask, ResultBuilder
+from ssh_service.locks import Lock
 
 __all__ = ["LocalRunner", "OnHostOutput", "OnHostProgress"]
 
@@ -49,7 +49,7 @@ class LocalRunner(Runner):
         self._copies: Optional[ThreadPoolExecutor] = None
         if task.kind != "run":
             self._copies = ThreadPoolExecutor(parallel, "ssh-service-fleet")
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._futures: Set["Future[Any]"] = set()  # guarded by _lock
         # Set once, under _lock, so that either `_watch` sees the flag or `cancel` sees the future.
         self._cancelled = False

@@ -18,6 +18,7 @@ from ssh_service.errors import SshServiceError
 from ssh_service.fleet import worker
 from ssh_service.fleet.result import HostResult
 from ssh_service.fleet.worker import HostTask
+from ssh_service.locks import Lock
 
 __all__ = ["CANCELLED", "FULL", "STARTED", "start"]
 
@@ -26,7 +27,7 @@ STARTED, FULL, CANCELLED = "started", "full", "cancelled"
 # Seconds that a process at capacity waits before it leaves the host to another process.
 _CAPACITY_TIMEOUT = 0.05
 
-_lock = threading.Lock()
+_lock = Lock()
 _runs: Dict[Tuple[int, str], "_WorkerRun"] = {}  # guarded by _lock; by process and run
 
 
@@ -36,7 +37,7 @@ class _WorkerRun:
     def __init__(self, run: str, address: str, authkey: bytes, capacity: int) -> None:
         self._run = run
         self._capacity = threading.Semaphore(capacity)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._pipe: Connection = Client(address, authkey=authkey)
         threading.Thread(target=self._listen, name="ssh-service-fleet-worker", daemon=True).start()
 

@@ -10,6 +10,7 @@ from typing import Any, Callable, Iterable, Iterator, Optional
 
 from ssh_service import background
 from ssh_service.fleet.result import HostResult
+from ssh_service.locks import RLock
 
 __all__ = ["Deliver", "Results", "Runner"]
 
@@ -97,7 +98,7 @@ class Results(Iterator[HostResult]):
         self._parallel = parallel
         # None wakes a waiting thread, so that it checks again.
         self._ready: "queue.SimpleQueue[Optional[HostResult]]" = queue.SimpleQueue()
-        self._lock = threading.RLock()  # reentrant: the iterator of hosts may use these results
+        self._lock = RLock()  # reentrant: the iterator of hosts may use these results
         self._waiting_threads = 0  # guarded by _lock
         self._begun = 0  # guarded by _lock
         self._exhausted = False  # guarded by _lock

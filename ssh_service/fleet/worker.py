@@ -7,7 +7,6 @@ If a worker may be lost and its work repeated, it requests a permit before it se
 from __future__ import annotations
 
 import functools
-import threading
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Callable, List, NamedTuple, Optional, Set, Tuple
@@ -19,6 +18,7 @@ from ssh_service.fleet import on_dask
 from ssh_service.fleet import task as tasks
 from ssh_service.fleet.result import HostResult
 from ssh_service.fleet.task import FleetTask, ResultBuilder
+from ssh_service.locks import Lock
 
 __all__ = ["HostTask", "cancel", "forget", "is_cancelled", "run_task", "start_task"]
 
@@ -27,7 +27,7 @@ _IDLE_TIMEOUT = 1.0
 # Seconds between two checks for cancellation if the worker is not notified.
 _CANCEL_POLL_INTERVAL = 1.0
 
-_lock = threading.Lock()
+_lock = Lock()
 _caches: List[SshClientCache] = []  # guarded by _lock; at most one
 _cancelled: Set[str] = set()  # runs; changed under _lock
 _running: Set["_RunningCommand"] = set()  # guarded by _lock

@@ -22,6 +22,7 @@ from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
 
 from ssh_service import threads
 from ssh_service.errors import SshServiceError
+from ssh_service.locks import Lock
 from ssh_service.threads import NoMoreThreads
 
 _log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class SelectorThread:
 
     def __init__(self) -> None:
         self._calls: Deque[Tuple[Callable[..., None], Tuple[Any, ...]]] = collections.deque()
-        self._claim = threading.Lock()  # acquired once, by the thread itself
+        self._claim = Lock()  # acquired once, by the thread itself
         self._selector = selectors.DefaultSelector()
         # A pipe, not a socket: if a signal handler interrupts `write`, it either wrote or did not.
         self._wake_reader, self._wake_writer = os.pipe()
@@ -241,7 +242,7 @@ def _ignore(_: int) -> None:
 
 
 _thread: Optional[SelectorThread] = None
-_lock = threading.Lock()
+_lock = Lock()
 
 
 def selector_thread() -> SelectorThread:
@@ -266,7 +267,7 @@ def selector_thread() -> SelectorThread:
 
 def _after_fork_in_child() -> None:
     global _thread, _lock
-    inherited, _thread, _lock = _thread, None, threading.Lock()
+    inherited, _thread, _lock = _thread, None, Lock()
     if inherited is not None:
         inherited.abandon()
 

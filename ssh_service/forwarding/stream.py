@@ -14,13 +14,13 @@ import functools
 import itertools
 import socket
 import struct
-import threading
 import time
 from typing import Callable, Deque, Optional, Protocol, Union
 
 from ssh_service.errors import SshConnectError, SshConnectionLost, SshServiceError
 from ssh_service.forwarding.selector_thread import READ, WRITE, SelectorThread
 from ssh_service.forwarding.windows import Window, budget
+from ssh_service.locks import Lock
 from ssh_service.transport import ChannelSink, SshChannel
 
 # The outcomes whose error the forward keeps.
@@ -111,7 +111,7 @@ class Stream(ChannelSink):
         self._is_out_of_window = False  # set by the selector thread, cleared by the reader thread
         # Data from the server; only the holder of the write turn removes it.
         self._received: Deque[Union[bytes, memoryview, Mark]] = collections.deque()
-        self._write_turn = threading.Lock()
+        self._write_turn = Lock()
         self._is_blocked = False  # set by the holder of the write turn: the buffer is full
         self._is_closing = False  # set once, by the selector thread
         self._uncounted = 0  # bytes at the front of `_received` that we have added

@@ -8,8 +8,9 @@ used if a local program does not read.
 from __future__ import annotations
 
 import os
-import threading
 import time
+
+from ssh_service.locks import Lock
 
 # The total size of all windows of the process in bytes; a stream may exceed it by `_MIN_SIZE`.
 _BUDGET = 48 * 1024 * 1024
@@ -34,7 +35,7 @@ class WindowBudget:
     """
 
     def __init__(self, total: int = _BUDGET) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self.left = total  # guarded by _lock
 
     def take(self, size: int, least: int = 0) -> int:

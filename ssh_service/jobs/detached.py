@@ -28,6 +28,7 @@ from ssh_service.jobs.record import Seen, check_id, digest
 from ssh_service.jobs.session import is_passing
 from ssh_service.jobs.starting import Start, new_id
 from ssh_service.jobs.watcher import Waiter
+from ssh_service.locks import Lock
 from ssh_service.params import ConnectKey, Destination
 
 _log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ _MIN_RETRY, _MAX_RETRY = 0.1, 5.0
 _DIGEST_LENGTH = 16
 
 _Key = Tuple["weakref.ref[SshClientCache]", ConnectKey, str]
-_lock = threading.Lock()
+_lock = Lock()
 # The scripts of this process by id; a second call with an id gets the same future.  (Not a
 # WeakValueDictionary: an exception from a signal handler would be lost in its callbacks.)
 _under_way: "Dict[_Key, weakref.ref[_Detached]]"
@@ -321,7 +322,7 @@ def _in_thread(function: Callable[..., None], *args: Any) -> None:
 
 def _after_fork_in_child() -> None:
     global _lock
-    _lock = threading.Lock()  # a thread that does not exist in the child may have held it
+    _lock = Lock()  # a thread that does not exist in the child may have held it
     _under_way.clear()
 
 

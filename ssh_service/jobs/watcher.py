@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import threading
 import time
 import weakref
 from typing import Dict, List, Optional, Set, Tuple
@@ -18,6 +17,7 @@ from ssh_service.errors import SshJobError
 from ssh_service.jobs.questions import Look, Poll, Question
 from ssh_service.jobs.record import Seen
 from ssh_service.jobs.session import QuestionSession, is_passing
+from ssh_service.locks import Lock
 from ssh_service.params import ConnectKey, ConnectParams
 from ssh_service.transport.lock_free import LockFreeEvent
 from ssh_service.transport.text import printable
@@ -198,7 +198,7 @@ class Watcher(QuestionSession):
             self._waiter_refs.discard(weakref.ref(waiter))
 
 
-_lock = threading.Lock()
+_lock = Lock()
 # (Not a WeakKeyDictionary: an exception from a signal handler would be lost in its callbacks.)
 _watchers: "Dict[weakref.ref[SshClientCache], Dict[Tuple[ConnectKey, Optional[Sudo]], Watcher]]"
 _watchers = {}  # guarded by _lock
@@ -232,7 +232,7 @@ def _forget_dead_locked() -> None:
 
 def _after_fork_in_child() -> None:
     global _lock
-    _lock = threading.Lock()  # a thread that does not exist in the child may have held it
+    _lock = Lock()  # a thread that does not exist in the child may have held it
     _watchers.clear()
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import threading
 from typing import Optional
 
+from ssh_service.locks import Lock
 from ssh_service.services import host_api
 
 __all__ = ["install", "uninstall"]
 
-_lock = threading.Lock()
+_lock = Lock()
 _installed: Optional[contextlib.ExitStack] = None  # undoes all changes; guarded by _lock
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-import threading
 import time
 import weakref
 from typing import Any, Callable, List, Optional, Tuple
@@ -22,6 +21,7 @@ from ssh_service.errors import (
     SshServiceError,
     SshSessionRefused,
 )
+from ssh_service.locks import Lock
 from ssh_service.sessions.request import SessionRequest, SessionUser
 from ssh_service.sessions.scheduler import LIMIT_TTL, Failed, SessionScheduler
 from ssh_service.sessions.session import PooledConnection, Session
@@ -63,7 +63,7 @@ class SessionPool:
         self._lender = cache.lender  # connections refer to the pool, and must not keep the cache
         self._strand = background.Strand()
         self._tickets = itertools.count()
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._target = target  # guarded by _lock: of the last caller; timeouts may differ
         self._scheduler = SessionScheduler(target.connection_id)  # guarded by _lock
         self._limits: Tuple[Optional[float], ...] = (None, None)  # guarded by _lock: as submitted

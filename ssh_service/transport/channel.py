@@ -19,6 +19,7 @@ from paramiko.message import Message
 from paramiko.ssh_exception import SSHException
 
 from ssh_service.errors import SshConnectionLost, SshServiceError, SshSessionRefused
+from ssh_service.locks import Lock
 from ssh_service.transport.blocking import BlockingChannel
 from ssh_service.transport.lock_free import LockFreeEvent
 from ssh_service.transport.packets import message
@@ -62,7 +63,7 @@ class SshChannel(BlockingChannel):
             self.in_buffer, self.in_stderr_buffer = ChunkPipe(), ChunkPipe()
         else:
             self.in_buffer = self.in_stderr_buffer = CLOSED_PIPE
-        self.event, self.status_event = LockFreeEvent(), LockFreeEvent()
+        self._replace_locks()
         self.exit_signal: Optional[Tuple[str, bool, str]] = None
         self.error = None
         self.is_idle_spare = False  # unused: does not keep its connection open
@@ -166,12 +167,15 @@ class SshChannel(BlockingChannel):
 
     def _after_fork_in_child(self, error: SshConnectionLost) -> None:
         """Invalidate in a forked child: threads that no longer exist may hold its locks."""
-        self.lock = threading.Lock()
-        self.out_buffer_cv = threading.Condition(self.lock)
-        self.event, self.status_event = LockFreeEvent(), LockFreeEvent()
+        self._replace_locks()
         self.in_buffer, self.in_stderr_buffer = ChunkPipe(), ChunkPipe()
         self._sink = None  # it belongs to the parent
         self._end(error)
+
+    def _replace_locks(self) -> None:
+        self.lock = Lock()
+        self.out_buffer_cv = threading.Condition(self.lock)
+        self.event, self.status_event = LockFreeEvent(), LockFreeEvent()
 
     # The receive window.
 

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import os
 import struct
-import threading
 import time
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple, Union
 
@@ -32,6 +31,7 @@ from ssh_service.errors import (
     SshSessionRefused,
     copy_for_raise,
 )
+from ssh_service.locks import Lock
 from ssh_service.transport.channel import SshChannel
 from ssh_service.transport.channel_map import ChannelMap, SeenChannels, resolve_weakref
 from ssh_service.transport.global_requests import GlobalRequestTransport
@@ -93,6 +93,7 @@ class ChannelOpeningTransport(GlobalRequestTransport):
             set()
         )  # guarded by lock (paramiko's, for its channels)
         super().__init__(wire, connection_id)
+        self.lock = Lock()
         self.channel_timeout = _CHANNEL_TIMEOUT
         self._channels, self.channels_seen = ChannelMap(), SeenChannels()
         self._start_numbers = itertools.count()
@@ -101,7 +102,7 @@ class ChannelOpeningTransport(GlobalRequestTransport):
 
     def _after_fork_in_child(self) -> None:
         super()._after_fork_in_child()
-        self.lock, self._strong_references = threading.Lock(), set()
+        self.lock, self._strong_references = Lock(), set()
         known, self._channels = self._channels.values(), ChannelMap()
         for chan in known:
             chan._after_fork_in_child(self.loss)

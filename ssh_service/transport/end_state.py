@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any, Callable, List, Optional
 
 from ssh_service.errors import SshConnectionLost
+from ssh_service.locks import Lock
 
 DoneCallback = Callable[[Any, Optional[SshConnectionLost]], None]
 
@@ -31,7 +31,7 @@ class EndState:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self.reason: Optional[SshConnectionLost] = None  # guarded by _lock
         self.loss: Optional[SshConnectionLost] = None  # guarded by _lock
         self._is_complete = False  # guarded by _lock

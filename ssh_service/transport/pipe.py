@@ -8,6 +8,8 @@ from typing import Any, Deque, Optional, Union
 
 from paramiko.buffered_pipe import PipeTimeout
 
+from ssh_service.locks import Lock
+
 
 class ChunkPipe:
     """
@@ -21,7 +23,7 @@ class ChunkPipe:
     def __init__(self) -> None:
         # Taken directly, not through the condition, whose `with` is Python code that an exception
         # of a signal handler can interrupt: see docs/paramiko_repairs.md#torn-calls
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._changed = threading.Condition(self._lock)
         self._chunks: Deque[Union[bytes, memoryview]] = collections.deque()  # guarded by _lock
         self._size = 0  # guarded by _lock

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any, Callable, List, Optional, Protocol, Tuple, Union
 
 from paramiko.common import cMSG_CHANNEL_OPEN_FAILURE, cMSG_CHANNEL_OPEN_SUCCESS
 from paramiko.message import Message
 
+from ssh_service.locks import Lock
 from ssh_service.transport.channel import SshChannel
 from ssh_service.transport.packets import message
 from ssh_service.transport.sink import ChannelSink
@@ -149,7 +149,7 @@ class PortForwards:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._all: List[PortForward] = []  # guarded by _lock
 
     def add(self, forward: PortForward) -> bool:

@@ -15,6 +15,7 @@ from typing import Optional, Protocol, Set, Tuple
 
 from paramiko.message import Message
 
+from ssh_service.locks import Lock
 from ssh_service.transport.outbound import SendState
 
 # Seconds between attempts to send the deferred messages of a transport.
@@ -41,7 +42,7 @@ class Sender(Protocol):
 PendingSend = Tuple[Sender, Optional[Message], Optional[SendState]]
 
 _queue: "queue.SimpleQueue[PendingSend]" = queue.SimpleQueue()
-_lock = threading.Lock()
+_lock = Lock()
 _thread: Optional[threading.Thread] = None  # guarded by _lock
 # (No WeakSet: an exception of a signal handler would be lost in its callbacks.)
 _transports: "Set[weakref.ref[Sender]]" = set()
@@ -92,7 +93,7 @@ def _run() -> None:
 def _after_fork_in_child() -> None:
     # A child does not have the threads that may hold these locks: docs/paramiko_repairs.md#fork
     global _queue, _lock, _thread
-    _queue, _lock, _thread = queue.SimpleQueue(), threading.Lock(), None
+    _queue, _lock, _thread = queue.SimpleQueue(), Lock(), None
     for known in list(_transports):
         transport = known()
         if transport is not None:

@@ -15,6 +15,8 @@ from typing import Any, Optional
 from paramiko.proxy import ProxyCommand
 from paramiko.ssh_exception import ProxyCommandFailure
 
+from ssh_service.locks import Lock
+
 # Bytes of one read.
 _READ_SIZE = 64 * 1024
 # Seconds between checks whether the relay has been stopped; the same as paramiko's interval.
@@ -53,7 +55,7 @@ class Relay:
         self.error: Optional[BaseException] = None
         self._sock = _adapter(sock)
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._started = False  # guarded by _lock
         self._stopped = False  # guarded by _lock; set once, so it may be read without
         self.socket, self._relay_end = socket.socketpair()
@@ -191,7 +193,7 @@ class _TlsSocket:
     def __init__(self, sock: Any, ssl: Any) -> None:
         sock.setblocking(False)
         self._sock = sock
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._wants = {ssl.SSLWantReadError: select.POLLIN, ssl.SSLWantWriteError: select.POLLOUT}
 
     def _call(self, method: Any, argument: Any) -> Any:

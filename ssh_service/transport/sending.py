@@ -19,6 +19,7 @@ from paramiko.ssh_exception import SSHException
 
 from ssh_service.errors import reason_of
 from ssh_service.interruptions import is_interruption
+from ssh_service.locks import Lock, RLock
 from ssh_service.transport import reaper
 from ssh_service.transport.lifecycle import DISCONNECT_BY_APPLICATION, LifecycleTransport
 from ssh_service.transport.lock_free import LockFreeEvent
@@ -51,16 +52,17 @@ class SendingTransport(LifecycleTransport):
 
     def __init__(self, wire: Wire, connection_id: str) -> None:
         self._send_queue = SendQueue()
-        self._write_lock = threading.RLock()  # held while packets are made and written
+        self._write_lock = RLock()  # held while packets are made and written
         super().__init__(wire, connection_id)
+        self.clear_to_send_lock = Lock()
         self._replace_clear_to_send()
         self.packetizer.wants_to_write = self._wants_to_write
 
     def _after_fork_in_child(self) -> None:
         super()._after_fork_in_child()
-        self.clear_to_send_lock = threading.Lock()
+        self.clear_to_send_lock = Lock()
         self._replace_clear_to_send()
-        self._write_lock = threading.RLock()
+        self._write_lock = RLock()
         self._send_queue = SendQueue()
 
     def _replace_clear_to_send(self) -> None:

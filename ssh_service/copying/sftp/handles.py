@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from typing import Deque, Dict, Optional
 
 from ssh_service.copying.sftp.protocol import ProtocolError
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.sftp.usage import UsageTotal
+from ssh_service.locks import Lock
 
 __all__ = ["HandleGivenTwice", "OpenHandles"]
 
@@ -56,7 +56,7 @@ class OpenHandles:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._files: Dict[bytes, _OpenFile] = {}  # guarded by _lock: by handle
         # guarded by _lock: an upper bound, as replies to closes may have arrived in the meantime
         self._count = 0

@@ -9,7 +9,6 @@ threads of the copies.
 from __future__ import annotations
 
 import itertools
-import threading
 from collections import deque
 from typing import Any, Deque, Dict, List, Optional, Set, Tuple
 
@@ -20,6 +19,7 @@ from ssh_service.copying.sftp.protocol import ProtocolError, ServerLimits
 from ssh_service.copying.sftp.reply import Inbox, Reply
 from ssh_service.copying.sftp.server_facts import ServerFacts
 from ssh_service.interruptions import is_interruption
+from ssh_service.locks import Lock
 from ssh_service.transport.wire import Buffer
 
 __all__ = ["SessionEnded", "SftpChannel", "SftpSession"]
@@ -91,7 +91,7 @@ class SftpSession:
     def __init__(self, channel: SftpChannel) -> None:
         self._channel = channel
         self._packets = PacketReader(after_noise=True)  # reader thread only
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._pending: Dict[int, Reply] = {}  # guarded by _lock
         self._inboxes: Set[Inbox] = set()  # guarded by _lock
         self._outbox: Deque[memoryview] = deque()  # guarded by _lock

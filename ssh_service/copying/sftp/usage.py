@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from typing import List
+
+from ssh_service.locks import Lock
 
 __all__ = ["Usage", "UsageTotal"]
 
@@ -33,7 +34,7 @@ class UsageTotal:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._all: List["weakref.ref[Usage]"] = []  # guarded by _lock; replaced as a whole
 
     def add(self, usage: Usage) -> None:
