@@ -6,13 +6,16 @@ import _thread
 import collections
 import functools
 import operator
+import re
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import Any, Callable, Iterator, List
 
 import pytest
 
+import ssh_service
 from ssh_service.locks import GuardedLock, Lock, RLock
 from tests.common import Outcome
 
@@ -85,3 +88,16 @@ def test_a_reentrant_lock_is_reentrant() -> None:
     with lock, lock:
         assert not Outcome(lambda: lock.acquire(False)).wait().value
     assert Outcome(lambda: lock.acquire(False)).wait().value
+
+
+def test_the_package_takes_no_other_locks() -> None:
+    """Nothing else makes plain ones, but for waiters, which no ``with`` statement takes."""
+    package = Path(ssh_service.__file__).parent
+    exempt = {"locks.py", "transport/lock_free.py", "connections/pacing.py"}
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if re.search(r"threading\.R?Lock\(\)", path.read_text("utf-8"))
+        and not {"testing", "demo"} & set(path.parts)
+    }
+    assert found == exempt
