@@ -20,9 +20,9 @@ class GuardedLock:
     """
     A lock for CPython 3.14.
 
-    Its `__enter__` is written in Python and acquires the lock by reading an attribute, which is no
-    call.  Its `__exit__` is the lock's own: it is written in C, and ends before signals are
-    looked for.
+    Its `__enter__` is written in Python, and acquires the lock by reading an attribute, without a
+    call.  Its `__exit__` is the lock's own and written in C: it ends before Python looks for
+    signals.
 
     Parameters
     ----------
