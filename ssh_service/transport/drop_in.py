@@ -42,7 +42,7 @@ _PARAMIKO_CIPHERS = (
     *("aes128-ctr", "aes192-ctr", "aes256-ctr", "aes128-cbc", "aes192-cbc", "aes256-cbc"),
     *("3des-cbc", "aes128-gcm@openssh.com", "aes256-gcm@openssh.com"),
 )
-# AES-GCM first: the others need a MAC, which paramiko compares byte by byte.
+# The others need a MAC, which paramiko compares byte by byte.
 _CIPHERS = tuple(sorted(_PARAMIKO_CIPHERS, key=lambda name: "gcm" not in name))
 _BANNER = "Error reading SSH protocol banner"
 _paramiko_init = paramiko.Transport.__init__
@@ -116,8 +116,6 @@ class DropInTransport(SshTransport):
             if name in options:
                 setattr(self, name, options[name])
         self.disabled_algorithms = options.get("disabled_algorithms") or {}
-        if self.preferences()[0] == _PARAMIKO_CIPHERS:
-            self._preferred_ciphers = _CIPHERS
         self.server_sig_algs = options.get("server_sig_algs", True)
         self.advertise_strict_kex = options.get("strict_kex", True)
 
@@ -126,6 +124,11 @@ class DropInTransport(SshTransport):
         """Return the algorithms that new transports offer, which programs may change."""
         kinds = ("ciphers", "macs", "keys", "pubkeys", "kex", "compression")
         return tuple(getattr(cls, f"_preferred_{kind}") for kind in kinds)
+
+    def prefer_aes_gcm(self) -> None:
+        """Ask for AES-GCM first, unless the program has an order of its own."""
+        if self.preferences()[0] == _PARAMIKO_CIPHERS:
+            self._preferred_ciphers = _CIPHERS
 
     def __repr__(self) -> str:
         text: str = paramiko.Transport.__repr__(self)
