@@ -32,6 +32,7 @@ __all__ = ["SshFileSystem", "register"]
 _T = TypeVar("_T")
 
 _URL = re.compile(r"(?P<scheme>[a-z]+)://(?P<address>[^/]*)(?P<path>.*)", re.DOTALL)
+_MAGIC = re.compile(r"[*?\[]")
 _SCHEMES = ("sshservice", "ssh", "sftp")
 # Options of fsspec's own, which are not connect parameters.
 _OWN_OPTIONS = ("use_listings_cache", "listings_expiry_time", "max_paths", "asynchronous", "loop")
@@ -370,18 +371,27 @@ class SshFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
         Parameters
         ----------
         path : Union[str, List[str]]
-            One or more paths, which may be patterns.
+            One or more paths, which may be patterns.  A path that exists is no pattern.
         recursive : bool
             Whether folders are removed; see `SshPath.rmtree`.
         maxdepth : Optional[int]
             How many levels of a pattern's ``**`` are searched; None: all.
         """
-        for one in self.expand_path(path, recursive=False, maxdepth=maxdepth):
+        for one in self._matches(path if isinstance(path, list) else [path], maxdepth):
             found = self._path(one)
             if recursive and stat.S_ISDIR(found.lstat().st_mode):
                 found.rmtree()
             else:
                 found.unlink()
+
+    def _matches(self, paths: Iterable[str], maxdepth: Optional[int]) -> List[str]:
+        """Return the paths that are given or match, each once."""
+        matches: Dict[str, None] = {}
+        for path in map(self._strip_protocol, paths):
+            is_pattern = _MAGIC.search(path) is not None and not self.lexists(path)
+            found = self.expand_path(path, maxdepth=maxdepth) if is_pattern else [path]
+            matches.update(dict.fromkeys(found))
+        return list(matches)
 
     def mv(
         self,
@@ -503,7 +513,7 @@ class SshFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
 
     def cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
         """
-        Copy a file of the host, through this machine.
+        Copy a file of the host, through this machine, and replace the target atomically.
 
         Parameters
         ----------
@@ -516,8 +526,17 @@ class SshFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
         if source.is_dir():
             target.mkdir(parents=True, exist_ok=True)
             return
-        with source.open("rb") as reader, self._open(path2, "wb") as writer:
-            shutil.copyfileobj(reader, writer, 1024 * 1024)
+        target = target.resolve()
+        with source.open("rb") as reader:
+            # Not in place: the target may be the source itself, by another path.
+            writer = self._open(str(target), "wb", autocommit=False)
+            try:
+                shutil.copyfileobj(reader, writer, 1024 * 1024)
+                writer.keep_mode()
+                writer.commit()
+            except BaseException:
+                writer.discard()
+                raise
 
     def put_file(
         self,
@@ -613,6 +632,11 @@ class _Replacement:
 
     def __exit__(self, *exc_info: object) -> None:
         self._file.close()
+
+    def keep_mode(self) -> None:
+        """Give the file the permissions of its target, if that exists."""
+        with contextlib.suppress(FileNotFoundError):
+            self._unfinished.chmod(stat.S_IMODE(self._target.stat().st_mode))
 
     def commit(self) -> None:
         """Replace the target."""

@@ -9,6 +9,7 @@ pattern to folders.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from typing import Callable, Iterable, List, Optional, Pattern, Sequence, Tuple, Union
@@ -22,6 +23,8 @@ Patterns = Union[None, str, Iterable[str]]
 Excludes = Callable[[bytes, bool], bool]
 
 _WILDCARDS = frozenset("*?[")
+_STAR, _ANY = "[^/]*", ".*"
+_numbers = itertools.count()  # of groups, as several patterns become one expression
 _CLASSES = {
     "alnum": r"a-zA-Z0-9",
     "alpha": r"a-zA-Z",
@@ -150,6 +153,21 @@ def _expression(pattern: str, body: str) -> str:
     """Return the regular expression for the part of a pattern between its outer slashes."""
     if not _WILDCARDS & set(body):
         return re.escape(body)  # a backslash is literal where there is nothing to escape
+    parts = _parts(pattern, body)
+    stars = [at for at, part in enumerate(parts) if part == _STAR]
+    if _ANY in parts or len(stars) < 2:
+        return "".join(parts)
+    # The shortest match is right for each star but the last.  A lookahead with a group keeps the
+    # regular expression from trying others, as many as a name that somebody has made up may have.
+    expression = "".join(parts[: stars[0]])
+    for start, end in zip(stars, stars[1:]):
+        group = f"star{next(_numbers)}"
+        text = "".join(parts[start + 1 : end])
+        expression += f"(?=(?P<{group}>{_STAR}?{text}))(?P={group})"
+    return expression + "".join(parts[stars[-1] :])
+
+
+def _parts(pattern: str, body: str) -> List[str]:
     parts: List[str] = []
     at = 0
     while at < len(body):
@@ -161,12 +179,12 @@ def _expression(pattern: str, body: str) -> str:
                 raise _invalid(pattern, "ends with a backslash that escapes nothing")
             part, at = re.escape(body[at + 1]), at + 2
         elif body.startswith("**", at):
-            part, at = ".*", at + 2
+            part, at = _ANY, at + 2
         else:
-            part = {"*": "[^/]*", "?": "[^/]"}.get(char) or re.escape(char)
+            part = {"*": _STAR, "?": "[^/]"}.get(char) or re.escape(char)
             at += 1
         parts.append(part)
-    return "".join(parts)
+    return parts
 
 
 def _character_class(pattern: str, body: str, start: int) -> Tuple[str, int]:

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Set
 
@@ -105,6 +106,15 @@ def test_pattern_matches_names_and_paths(
     exclusions = Exclusions(check_patterns(pattern))
     assert all(exclusions.matches(os.fsencode(path), False) for path in matching)
     assert not any(exclusions.matches(os.fsencode(path), False) for path in others)
+
+
+def test_no_name_takes_long_whatever_somebody_has_called_a_file() -> None:
+    """A regular expression may try each way to divide a name between the stars: seconds."""
+    exclusions = Exclusions(check_patterns(["*-*-*-*-*.log", "/*-*-*-*/*-*-*.log"]))
+    began = time.process_time()
+    for name in (b"-" * 250, b"-" * 250 + b"/" + b"-" * 250):
+        assert not exclusions.matches(name, False) and exclusions.matches(name + b".log", False)
+    assert time.process_time() - began < 2
 
 
 def test_slash_at_end_matches_only_folders() -> None:

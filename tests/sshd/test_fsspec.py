@@ -148,6 +148,25 @@ def test_files_are_listed_read_and_replaced(files: SshFileSystem, tmp_path: Path
         files.ls(str(tmp_path / "missing"))
 
 
+def test_no_other_file_is_removed_and_none_is_emptied(
+    files: SshFileSystem, tmp_path: Path
+) -> None:
+    """A name may look like a pattern; a copy of a file onto itself leaves it as it is."""
+    for name in ("part[1]", "part1", "a*", "ab"):
+        (tmp_path / name).write_text(name)
+    files.rm([str(tmp_path / "part[1]"), f"{tmp_path}/a*"])
+    assert sorted(os.listdir(tmp_path)) == ["ab", "part1"]
+    (tmp_path / "link").symlink_to("ab")
+    os.chmod(tmp_path / "ab", 0o640)
+    for name in ("ab", "link"):
+        files.cp_file(f"{tmp_path}/ab", f"{tmp_path}/{name}")
+    files.cp_file(f"{tmp_path}/part1", f"{tmp_path}/link")
+    assert (tmp_path / "ab").read_text() == "part1" and (tmp_path / "link").is_symlink()
+    assert (tmp_path / "ab").stat().st_mode & 0o777 == 0o640
+    files.rm(f"{tmp_path}/*")
+    assert not os.listdir(tmp_path)
+
+
 def test_transaction_replaces_files_at_its_end(files: SshFileSystem, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
