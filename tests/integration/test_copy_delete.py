@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import pwd
 import stat
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, Set
@@ -275,6 +276,18 @@ def test_home_directory_is_refused(
         with pytest.raises(SshTransferError, match="home directory"):
             one(session, source, target, contents=True, delete=True)
     assert (home / "thesis").exists() and not (home / "file").exists()
+
+
+def test_home_directory_is_refused_although_home_names_another_one(
+    session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for a service, or in cron."""
+    source, home = tree(tmp_path / "source", "file"), tree(tmp_path / "mine", "thesis")
+    entry = pwd.struct_passwd(("me", "x", os.geteuid(), 1, "", str(home), "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: entry)
+    with pytest.raises(SshTransferError, match="home directory"):
+        download(session, source, home, contents=True, delete=True)
+    assert content(home) == {"thesis"}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import stat
 from typing import Callable, Iterator, List, Tuple
 
@@ -32,12 +33,21 @@ def check_deletion_target(root: TargetFolder) -> None:
     SshTransferError
         The target is such a folder.
     """
-    home = os.path.realpath(os.fsencode(os.path.expanduser("~")))
     real = root.root or b"/"
-    if real == b"/" or is_within(home, real):
+    if real == b"/" or any(is_within(os.path.realpath(home), real) for home in _homes()):
         why = "this is the root directory" if real == b"/" else "the home directory lies in it"
         text = f"Operation not permitted: delete=True is refused for this folder: {why}"
         raise transfer_error(errno.EPERM, display_path(root.path), text, side="local")
+
+
+def _homes() -> List[bytes]:
+    """Return the home directory, also that of the user's entry if HOME names another one."""
+    homes = [os.path.expanduser("~")]
+    try:
+        homes.append(pwd.getpwuid(os.geteuid()).pw_dir)
+    except KeyError:
+        pass  # the user has no entry
+    return [os.fsencode(home) for home in homes if home]
 
 
 def examine_target(root: TargetFolder, deletions: Deletions, on_step: Callable[[], None]) -> None:
