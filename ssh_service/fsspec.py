@@ -371,7 +371,7 @@ class SshFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
         Parameters
         ----------
         path : Union[str, List[str]]
-            One or more paths, which may be patterns.  A path that exists is no pattern.
+            One or more paths, which may be patterns, unless they exist under that name.
         recursive : bool
             Whether folders are removed; see `SshPath.rmtree`.
         maxdepth : Optional[int]
