@@ -40,8 +40,13 @@ class Groups:
             if output:
                 reporter.lines(folded(hosts), "stderr", output.rstrip(b"\n").split(b"\n"))
         bad = [result for result in self._results if not result.ok]
-        for line, hosts in _hosts_by(bad, summary_line).items():
+        for line, hosts in _hosts_by(bad, _summary_line).items():
             reporter.lines(folded(hosts), "stderr", [line.encode("utf-8", "backslashreplace")])
+
+
+def _summary_line(result: HostResult) -> str:
+    process = result.process
+    return summary_line(result, bool(process and (process.stdout_bytes or process.stderr_bytes)))
 
 
 def _hosts_by(results: List[HostResult], key: Callable[[Any], Any]) -> Dict[Any, List[str]]:

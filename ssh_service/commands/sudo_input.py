@@ -27,8 +27,10 @@ _FAILURES: Dict[bytes, str] = {
 }
 _HINTS = (
     ("tty", "; if sudo requires a terminal, pass pty=True"),
-    ("password is required", "; pass sudo_password, or args if the rules allow only a command"),
+    ("password is required", "; pass sudo_password"),
 )
+# For a script, which needs a rule for its shell.
+_HINT_AT_ARGS = ", or args if the rules allow only a command"
 # What sudo prints if it refuses to run a command, at the beginning of its first line.
 _REFUSALS = (b"sudo: ", b"Sorry, ")
 
@@ -242,6 +244,8 @@ class SudoInput:
         text = " / ".join(line.strip() for line in lines if line.strip())
         shown = printable(text[-_MAX_SHOWN:])
         hint = next((hint for word, hint in _HINTS if word in shown.lower()), "")
+        if self._held is None and hint.endswith("sudo_password"):
+            hint += _HINT_AT_ARGS
         printed = f": {shown!r}" if shown else ""
         error = SshSudoRefused(
             f"{self._connection_id}: {problem}{printed}{hint}",

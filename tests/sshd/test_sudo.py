@@ -153,7 +153,7 @@ def test_sudo_itself_runs_the_command_of_args(host: SudoHost, cache: SshClientCa
         run(host.web, args=["id"], sudo_password=PASSWORD, **common)
     host.rules(f"{USER} ALL=(root) NOPASSWD: /usr/bin/printf\n")
     assert run(host.web, args=["printf", "on"], **common).stdout == "on"
-    with pytest.raises(SshSudoRefused, match="a password is required.*; pass sudo_password"):
+    with pytest.raises(SshSudoRefused, match="a password is required.*; pass sudo_password$"):
         run(host.web, args=["tee"], **common)
 
 
@@ -203,7 +203,7 @@ def test_refusals_of_sudo_are_errors_with_what_it_printed(
     host: SudoHost, cache: SshClientCache
 ) -> None:
     common: Dict[str, Any] = {"sudo": True, "cache": cache, "timeout": PATIENCE}
-    with pytest.raises(SshSudoRefused, match="a password is required.*; pass sudo_password"):
+    with pytest.raises(SshSudoRefused, match="required.*; pass sudo_password, or args if the"):
         run(host.web, "id", **common)
     host.rules("")
     with pytest.raises(SshSudoRefused, match="not in the sudoers file"):
@@ -430,6 +430,8 @@ def test_command_line_gives_sudo_a_terminal_and_repeats_no_refusal(host: SudoHos
     words = command_line(host, "run", "--sudo", "--", "id -un; test -t 1")
     refused = in_process(*words)
     assert refused.stderr.count("have a tty") == 1 and refused.stderr.count("give --pty") == 1
+    folded = in_process("run", "--group", *words[1:])
+    assert folded.stderr.count("have a tty") == 1
     done = in_process("run", "--pty", *words[1:])
     assert done.stdout.split()[1:] == ["root"] and done.returncode == 0, done.stderr
 
