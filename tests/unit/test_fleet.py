@@ -169,6 +169,7 @@ def test_a_taker_whose_time_is_up_leaves_the_result_to_another() -> None:
         ([], {"timeout": 0}, "timeout"),
         ([], {"timeout": "1"}, "timeout"),
         ([], {"env": {"A B": 1}}, "A B"),
+        ([], {"pty": "yes"}, "pty: expected True or False, got 'yes'"),
         ([], {"env": {"A": None}}, "environment variable 'A': None is not a value"),
     ],
 )
