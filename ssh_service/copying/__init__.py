@@ -11,7 +11,7 @@ sftp                          the SFTP protocol: packets, a session, the client 
 exclusions                    the patterns of entries that a copy leaves out
 options                       the options of a copy
 plan                          what a copy would do, for a dry run
-paths, temporary              paths as bytes; temporary names, which identify their writer
+paths, path_walk, temporary   paths as bytes, link by link; names that identify their writer
 ownership                     which files are ours, and which folders only our user can change
 deletions                     which entries of a target `delete` deletes, and which stay
 failures                      errors with the path and the errno

@@ -17,7 +17,16 @@ from ssh_service.copying.ownership import may_delete
 from ssh_service.copying.paths import join
 from ssh_service.copying.sftp.protocol import Attributes
 
-__all__ = ["EXCLUDED", "Deletions", "Doomed", "Kept", "TargetEntry", "SourceNames"]
+__all__ = [
+    "CHANGED",
+    "EXCLUDED",
+    "Deletions",
+    "Doomed",
+    "Kept",
+    "SourceNames",
+    "TargetEntry",
+    "link_of_another_user",
+]
 
 # Why an entry stays.
 EXCLUDED = "excluded"
@@ -25,6 +34,8 @@ FOREIGN = "it belongs to another user"
 UNSAFE = "other users could exchange it while it is deleted"
 MOUNTED = "it is another file system"
 RENAMED = "it may be an entry that was just copied, under a name that the target has changed"
+# Why a target is refused.
+CHANGED = "a link on its path has just been changed, or leads elsewhere for others"
 
 
 # An entry's name, attributes (not of a link's target), and device and inode.
@@ -230,6 +241,11 @@ class Deletions:
             if doomed.path not in occupied
             and self._protected.isdisjoint((doomed.path, *_parents(doomed.path)))
         ]
+
+
+def link_of_another_user(path: str, uid: Optional[int]) -> str:
+    """Return why a target is refused that a link leads to, which its owner could change."""
+    return f"{path!r}, which leads to it, is a link of another user (uid {uid})"
 
 
 def _join(folder: bytes, name: bytes) -> bytes:

@@ -14,12 +14,26 @@ from collections import deque
 from typing import Callable, Deque, List, Tuple
 
 from ssh_service.copying.context import CopyContext
-from ssh_service.copying.deletions import Deletions, Doomed, SourceNames, TargetEntry
+from ssh_service.copying.deletions import (
+    CHANGED,
+    Deletions,
+    Doomed,
+    SourceNames,
+    TargetEntry,
+    link_of_another_user,
+)
 from ssh_service.copying.failures import Refused, display_path, empty_source_error
 from ssh_service.copying.local.walk import walk
+from ssh_service.copying.path_walk import PathWalk
 from ssh_service.copying.paths import basename, is_within, join
 from ssh_service.copying.remote_owner import ResolvedFolder
-from ssh_service.copying.replies import check_status, is_folder, parse_attributes, parse_names
+from ssh_service.copying.replies import (
+    check_status,
+    is_folder,
+    is_link,
+    parse_attributes,
+    parse_names,
+)
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import Attributes, FolderEntry
 from ssh_service.copying.sftp.reply import Reply
@@ -96,8 +110,8 @@ class RemoteDeletion:
         Raises
         ------
         SshTransferError
-            The server does not report owners, other users can exchange the target, or it is our
-            home directory.
+            The server does not report owners, other users can exchange the target or a link to
+            it, or it is our home directory.
         """
         context, self._target = self._context, target
         identity = await context.owner.identify(self._target)
@@ -108,12 +122,32 @@ class RemoteDeletion:
         if not context.owner.is_stable(way):
             raise self._refusal(self._why_unstable(way, identity.uid))
         home = await self._remote.real_path(b".")
+        await self._check_links(home, identity.uid)
         if way.path == b"/" and identity.uid == 0:
             raise self._refusal("this is the root directory")
         # A session that starts in the root directory is usually in a chroot without a home.
         is_home = way.path != b"/" or await self._remote.find(join(home, b".ssh")) is not None
         if is_within(home, way.path) and is_home:
             raise self._refusal("the home directory lies in it")
+
+    async def _check_links(self, home: bytes, uid: int) -> None:
+        """Refuse a target that another user's link leads to, perhaps to a folder of ours."""
+        path = self._target if self._target.startswith(b"/") else join(home, self._target)
+        if path.rstrip(b"/") == self._root.rstrip(b"/"):
+            return  # no links
+        walk = PathWalk(path)
+        entry = walk.next_entry()
+        while entry is not None:
+            found = await self._remote.lstat(entry)
+            if not is_link(found):
+                walk.enter(entry)
+            elif found.uid not in (0, uid):
+                raise self._refusal(link_of_another_user(display_path(entry), found.uid))
+            else:
+                walk.follow(await self._remote.text_of_link(entry))
+            entry = walk.next_entry()
+        if walk.real != self._root:
+            raise self._refusal(f"{CHANGED}: its real path is {display_path(self._root)!r}")
 
     def _why_unstable(self, way: ResolvedFolder, uid: int) -> str:
         """Return why other users can exchange the target, or may delete in it themselves."""

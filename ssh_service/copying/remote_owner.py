@@ -21,6 +21,7 @@ from ssh_service.copying.ownership import (
     may_use,
     not_ours_error,
 )
+from ssh_service.copying.path_walk import MAX_SYMLINKS
 from ssh_service.copying.paths import basename, folder_of, join
 from ssh_service.copying.pipeline import Pipeline
 from ssh_service.copying.remote_files import RemoteFiles
@@ -37,15 +38,11 @@ from ssh_service.copying.sftp.server_facts import RemoteIdentity
 from ssh_service.copying.waiting import Budget, TaskEvent
 
 __all__ = [
-    "MAX_SYMLINKS",
     "NEW_FILE_FLAGS",
     "PRIVATE_MODE",
     "RemoteOwner",
     "ResolvedFolder",
 ]
-
-# The number of symbolic links in one path that Linux follows.
-MAX_SYMLINKS = 40
 
 # The mode of an unfinished file; its final mode is set at the end.
 PRIVATE_MODE = 0o600

@@ -20,9 +20,10 @@ from ssh_service.copying.failures import (
 from ssh_service.copying.local.file_objects import SourceBytes
 from ssh_service.copying.local.source_file import SourceFile
 from ssh_service.copying.parts import move_parts
+from ssh_service.copying.path_walk import MAX_SYMLINKS
 from ssh_service.copying.paths import basename, folder_of, sibling
 from ssh_service.copying.pipeline import ABORTS
-from ssh_service.copying.remote_owner import MAX_SYMLINKS, NEW_FILE_FLAGS, PRIVATE_MODE
+from ssh_service.copying.remote_owner import NEW_FILE_FLAGS, PRIVATE_MODE
 from ssh_service.copying.replies import check_status, is_file, is_folder, is_link, parse_attributes
 from ssh_service.copying.sftp import encode, protocol
 from ssh_service.copying.sftp.protocol import Attributes

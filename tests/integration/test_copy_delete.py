@@ -326,6 +326,31 @@ def test_upload_does_not_delete_where_others_could_exchange_folders(
     assert "deploy@web1:22: '" in caplog.text and "other users could exchange it" in caplog.text
 
 
+@BOTH
+def test_target_behind_a_link_of_another_user_is_refused(
+    session: SftpSession, one: Copy, tmp_path: Path
+) -> None:
+    """Members of a group could lead the deletion to a folder of ours, before it begins."""
+    if os.geteuid():
+        pytest.skip("needs root, which can act as two users")
+    source = tree(tmp_path / "source", "file")
+    mine = tree(tmp_path / "mine", "site/old")
+    (tmp_path / "shared").mkdir()
+    os.chown(tmp_path / "shared", 0, STRANGER)
+    (tmp_path / "shared").chmod(0o2775)
+    link = tmp_path / "shared" / "link"
+    link.symlink_to("../mine")
+    os.chown(link, STRANGER, STRANGER, follow_symlinks=False)
+    (tmp_path / "ours").symlink_to("shared/link/site")
+    for target in (link / "site", tmp_path / "ours"):
+        with pytest.raises(PermissionError, match=f"link of another user .uid {STRANGER}."):
+            one(session, source, target, contents=True, delete=True)
+    assert content(mine) == {"site", "site/old"}
+    os.chown(link, 0, 0, follow_symlinks=False)
+    one(session, source, link / "site", contents=True, delete=True)
+    assert content(mine) == {"site", "site/file"}
+
+
 def test_upload_refuses_target_that_others_could_exchange(
     session: SftpSession, tmp_path: Path
 ) -> None:

@@ -13,11 +13,18 @@ import pwd
 import stat
 from typing import Callable, Iterator, List, Tuple
 
-from ssh_service.copying.deletions import Deletions, Doomed, TargetEntry
+from ssh_service.copying.deletions import (
+    CHANGED,
+    Deletions,
+    Doomed,
+    TargetEntry,
+    link_of_another_user,
+)
 from ssh_service.copying.failures import display_path, local_error
 from ssh_service.copying.local.source_tree import SourceTree
 from ssh_service.copying.local.target_folder import TargetFolder, parts_below
 from ssh_service.copying.ownership import owner_and_mode
+from ssh_service.copying.path_walk import PathWalk
 from ssh_service.copying.paths import is_within, join
 from ssh_service.errors import SshTransferError, transfer_error
 
@@ -26,7 +33,7 @@ __all__ = ["check_deletion_target", "delete_doomed", "examine_target"]
 
 def check_deletion_target(root: TargetFolder) -> None:
     """
-    Refuse to delete in the root directory, and in a folder that contains the home directory.
+    Refuse the root directory, folders around the home directory, and where others' links lead.
 
     Raises
     ------
@@ -36,8 +43,35 @@ def check_deletion_target(root: TargetFolder) -> None:
     real = root.root or b"/"
     if real == b"/" or any(is_within(os.path.realpath(home), real) for home in _homes()):
         why = "this is the root directory" if real == b"/" else "the home directory lies in it"
-        text = f"Operation not permitted: delete=True is refused for this folder: {why}"
-        raise transfer_error(errno.EPERM, display_path(root.path), text, side="local")
+        raise _refusal(root, why)
+    try:
+        why = _why_misled(root)
+    except OSError as error:
+        raise local_error(error, root.path) from error
+    if why:
+        raise _refusal(root, why)
+
+
+def _why_misled(root: TargetFolder) -> str:
+    """Return why a link on the way to the target may lead elsewhere; an empty text if none may."""
+    path = root.path if root.path.startswith(b"/") else join(os.getcwdb(), root.path)
+    walk = PathWalk(path)
+    while True:
+        entry = walk.next_entry()
+        if entry is None:
+            return "" if os.path.samestat(os.lstat(walk.real), os.fstat(root.fd)) else CHANGED
+        status = os.lstat(entry)
+        if not stat.S_ISLNK(status.st_mode):
+            walk.enter(entry)
+        elif status.st_uid not in (0, os.geteuid()):
+            return link_of_another_user(display_path(entry), status.st_uid)
+        else:
+            walk.follow(os.readlink(entry))
+
+
+def _refusal(root: TargetFolder, why: str) -> SshTransferError:
+    text = f"Operation not permitted: delete=True is refused for this folder: {why}"
+    return transfer_error(errno.EPERM, display_path(root.path), text, side="local")
 
 
 def _homes() -> List[bytes]:

@@ -22,6 +22,7 @@ from ssh_service.copying.ownership import (
     not_ours_error,
     owner_and_mode,
 )
+from ssh_service.copying.path_walk import MAX_SYMLINKS
 from ssh_service.copying.paths import is_within
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.interruptions import raise_interruption
@@ -43,7 +44,6 @@ __all__ = [
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY
 # For folders that are writable but cannot be listed.
 _PATH_FLAG = getattr(os, "O_PATH", 0)
-_MAX_SYMLINKS = 40
 
 # The names from the root of a tree to one of its folders.
 PathParts = Tuple[bytes, ...]
@@ -184,7 +184,7 @@ def open_folder(path: bytes, dir_fd: Optional[int] = None, flags: int = 0) -> De
 
 def follow_links(path: bytes) -> bytes:
     """Follow symbolic links at `path`; refuse those of other users in shared folders."""
-    for _ in range(_MAX_SYMLINKS):
+    for _ in range(MAX_SYMLINKS):
         try:
             found = os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
