@@ -157,7 +157,10 @@ class SessionRequest(ChannelSink):
         outcome = self._outcome.setdefault("is", (channel, error))  # atomic
         self._done.set()
         while self._timers:
-            self._timers.pop().cancel()
+            try:
+                self._timers.pop().cancel()
+            except IndexError:  # another thread was faster
+                break
         return outcome
 
     # Methods for the pool.
