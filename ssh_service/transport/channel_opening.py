@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import struct
+import threading
 import time
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple, Union
 
@@ -94,6 +95,7 @@ class ChannelOpeningTransport(GlobalRequestTransport):
         )  # guarded by lock (paramiko's, for its channels)
         super().__init__(wire, connection_id)
         self.lock = Lock()
+        self.server_accept_cv = threading.Condition(self.lock)  # paramiko notifies it at the end
         self.channel_timeout = _CHANNEL_TIMEOUT
         self._channels, self.channels_seen = ChannelMap(), SeenChannels()
         self._start_numbers = itertools.count()

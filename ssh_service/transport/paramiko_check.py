@@ -104,6 +104,7 @@ _REPLACED = {
         "host_key_type",
         "lock",
         "saved_exception",
+        "server_accept_cv",
     ),
     paramiko.SSHClient: (
         "_host_keys",
