@@ -252,7 +252,7 @@ class Download:
     def _finish_folders(self) -> None:
         if self._tree is None:
             return
-        self._tree.remove_marker()
+        self._tree.remove_markers()
         if self._marker is not None:
             self._marker.end(self._tree.root)
         for done in reversed(self._finished_folders):

@@ -449,11 +449,12 @@ def test_a_folder_copied_into_itself_is_an_error(
     source = tmp_path / "source"
     (source / "old" / "older").mkdir(parents=True)
     (source / "file").write_bytes(b"x")
-    with pytest.raises(SshTransferError, match="cannot be copied into itself") as caught:
-        one(session, source, source / place, contents=contents, on_error=on_error)
-    assert caught.value.errno == errno.EINVAL
-    assert max(len(path.parts) for path in tmp_path.rglob("*")) < len(tmp_path.parts) + 12
-    assert not unfinished_files(tmp_path)
+    for _ in range(2):  # again, with the folders that the first call has created
+        with pytest.raises(SshTransferError, match="cannot be copied into itself") as caught:
+            one(session, source, source / place, contents=contents, on_error=on_error)
+        assert caught.value.errno == errno.EINVAL
+        assert max(len(path.parts) for path in tmp_path.rglob("*")) < len(tmp_path.parts) + 12
+        assert not unfinished_files(tmp_path)
 
 
 @pytest.mark.parametrize("source", ["x", "x/", ".", "./", "source/x"])

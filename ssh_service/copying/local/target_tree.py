@@ -56,8 +56,8 @@ class TargetTree:
     Attributes
     ----------
     marker : bytes
-        The name of a file in the root that exists while folders are created, by which a copy
-        recognises its own target in its source.
+        The name of files by which a copy recognises its own target in its source: one in each
+        folder of the target that existed before, and in which the copy creates a folder.
     """
 
     def __init__(
@@ -66,7 +66,8 @@ class TargetTree:
         self._keeps_links = keeps_links
         self._open: Set[TargetFolder] = set()
         self.marker = temporary.names.new(b"")
-        self._marker = Descriptor()
+        self._marked: Set[PathParts] = set()
+        self._created: Set[PathParts] = set()  # new folders, but none inside another
         self._made_writable: Dict[PathParts, int] = {}  # paths with their old modes
         try:
             self._open_root(path, mode, is_explicit)
@@ -83,7 +84,8 @@ class TargetTree:
         descriptor = open_folder(real, flags=os.O_NOFOLLOW)
         self._root = self._held(descriptor, path, is_new, os.path.realpath(real))
         if is_new:
-            self._set_marker()
+            self._created.add(())
+            self._set_marker((), self._root)
         else:
             self._make_writable((), self._root)
 
@@ -92,18 +94,29 @@ class TargetTree:
     ) -> TargetFolder:
         return TargetFolder(descriptor, path, is_new, root, self._open, self._keeps_links)
 
-    def _set_marker(self) -> None:
-        """Create the marker before any folder: a copy into itself then lists the marker."""
-        if self._marker.fd < 0:
-            with contextlib.suppress(OSError):  # no files can be created, and thus no folders
-                self._marker.open(self.marker, _MARKER_FLAGS, dir_fd=self._root.fd)
+    def _set_marker(self, names: PathParts, folder: TargetFolder) -> None:
+        """
+        Create the marker before a folder, in the same place.
 
-    def remove_marker(self) -> None:
-        """Remove the marker; may be called more than once."""
-        if self._marker.fd >= 0:
+        A copy into itself lists this place only later, and thus finds the marker.
+        """
+        if names not in self._marked:
+            self._marked.add(names)
+            marker = Descriptor()
+            with contextlib.suppress(OSError):  # no files can be created, and thus no folders
+                marker.open(self.marker, _MARKER_FLAGS, dir_fd=folder.fd)
+                marker.close()
+
+    def remove_markers(self) -> None:
+        """Remove the markers; may be called more than once."""
+        for names in list(self._marked):
             with contextlib.suppress(OSError):  # another process has removed it
-                os.unlink(self.marker, dir_fd=self._root.fd)
-            self._marker.close()
+                folder = self.open_folder(names)
+                try:
+                    os.unlink(self.marker, dir_fd=folder.fd)
+                finally:
+                    folder.release()
+            self._marked.discard(names)
         temporary.names.release(self.marker)
 
     def _make_writable(self, names: PathParts, folder: TargetFolder) -> None:
@@ -139,7 +152,7 @@ class TargetTree:
 
     def close(self) -> None:
         """Close all folders, including those of tasks that never ran."""
-        self.remove_marker()
+        self.remove_markers()
         for folder in list(self._open):
             folder.close()
 
@@ -151,9 +164,12 @@ class TargetTree:
         parent = self.open_folder(names[:-1])
         try:
             self._remove_link(names, parent)
-            if not _is_there(names[-1], parent.fd):
-                self._set_marker()
+            is_inside_new = any(names[:count] in self._created for count in range(len(names)))
+            if not is_inside_new and not _is_there(names[-1], parent.fd):
+                self._set_marker(names[:-1], parent)
             is_new, around = _make(names[-1], mode, parent.fd), parent.attributes
+            if is_new and not is_inside_new:
+                self._created.add(names)
         except OSError as error:
             raise local_error(error, self._path(names)) from error
         finally:
