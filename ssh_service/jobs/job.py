@@ -251,7 +251,9 @@ class Job(JobHandle):
     ) -> CompletedProcess:
         exit_signal = None if state.signal is None else (state.signal, False, "", "")
         status = -1 if exit_signal else state.exit_status
-        process = CompletedProcess(None, None, stdout, stderr, status, exit_signal)
+        process = CompletedProcess(
+            None, None, stdout, stderr, status, exit_signal, connection_id=self.connection_id
+        )
         where = f"{self.connection_id}: job {self.id}"
         if limited:
             raise SshOutputLimitError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import subprocess
 import time
@@ -11,7 +12,7 @@ from typing import Any, Mapping, Optional, Union
 from ssh_service.commands import script as scripts_of_commands
 from ssh_service.commands.command import check_seconds
 from ssh_service.commands.result import CompletedProcess
-from ssh_service.commands.script import Script
+from ssh_service.commands.script import Script, StrPath
 from ssh_service.commands.stdin import as_input
 from ssh_service.commands.sudo import SudoPassword, check_sudo, conceal_password
 from ssh_service.connections.cache import SshClientCache
@@ -53,7 +54,7 @@ def start_job(
     id: Optional[str] = None,
     env: Optional[Mapping[str, Any]] = None,
     shell: Optional[str] = None,
-    cwd: Optional[str] = None,
+    cwd: Optional[StrPath] = None,
     sudo: Union[bool, str] = False,
     sudo_password: Optional[SudoPassword] = None,
     stdin: Union[str, bytes, int] = b"",
@@ -83,7 +84,7 @@ def start_job(
         Environment variables; values are converted by `str`.  None and bytes are refused.
     shell : Optional[str]
         The path of the shell on the host that runs the script; None: the user's login shell.
-    cwd : Optional[str]
+    cwd : Union[None, str, os.PathLike]
         The working directory, relative to the home directory; ``~`` or ``~user`` at the start is
         expanded.  None: the home directory.
     sudo : Union[bool, str]
@@ -170,13 +171,15 @@ class Start:
         script: Script,
         env: Optional[Mapping[str, Any]],
         shell: Optional[str],
-        cwd: Optional[str],
+        cwd: Optional[StrPath],
         stdin: bytes,
         run_timeout: Optional[float],
     ) -> None:
         self._host, self._id = host, job_id
         self._text = scripts_of_commands.join(script)
         self._env = scripts_of_commands.check_environment(env)
+        if isinstance(cwd, os.PathLike):
+            cwd = os.fspath(cwd)
         for name, value in (("shell", shell), ("cwd", cwd)):
             if value is not None and not _is_path(value):
                 raise SshConfigError(f"{name}: expected a path on the host, got {value!r:.80}")

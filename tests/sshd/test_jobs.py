@@ -18,6 +18,7 @@ from ssh_service import (
     SshCommandTimeout,
     SshConfigError,
     SshConnectError,
+    SshExitError,
     SshJobConflict,
     SshJobError,
     SshJobNotFound,
@@ -44,7 +45,7 @@ def test_job_runs_to_its_end_and_is_removed(job_host: JobHost, cache: SshClientC
         'cat; echo "$A" >&2; pwd; exit 3',
         env={"A": "it's\n$b `c`"},
         stdin="in\0put",
-        cwd="/usr",
+        cwd=Path("/usr"),
         cache=cache,
     )
     assert str(job.wait(PATIENCE)) == "ended(3)"
@@ -52,6 +53,8 @@ def test_job_runs_to_its_end_and_is_removed(job_host: JobHost, cache: SshClientC
     assert process.stdout_bytes == b"in\0put/usr\n"
     assert process.stderr == "it's\n$b `c`\n"
     assert (process.exit_status, process.returncode, process.exit_signal) == (3, 3, None)
+    with pytest.raises(SshExitError, match=f"{job.connection_id}: .* exit status 3"):
+        process.check_returncode()
     job.remove()
     assert job_host.folders() == []
     assert job.poll().name == "missing"
