@@ -26,6 +26,7 @@ from ssh_service.errors import (
     SshServiceError,
     reason_of,
 )
+from ssh_service.known_hosts import host_name
 from ssh_service.params import ConnectParams
 from ssh_service.transport import SshTransport, printable
 
@@ -147,6 +148,7 @@ def _verify_host_key(transport: SshTransport, target: ConnectParams, deadline: f
         target.host_key_names,
         certificate=certificate.key_blob if certificate else None,
         principal=target.host_key_alias or target.hostname,
+        address=host_name(target.hostname, target.port),
         connection_id=target.connection_id,
         deadline=deadline,
     )

@@ -110,6 +110,7 @@ class HostKeyTrust:
         *,
         certificate: Optional[bytes] = None,
         principal: Optional[str] = None,
+        address: Optional[str] = None,
         connection_id: Optional[str] = None,
         deadline: Optional[float] = None,
     ) -> None:
@@ -129,6 +130,9 @@ class HostKeyTrust:
         principal : Optional[str]
             The host name, without a port, that a certificate must be valid for; by default the
             last of `names`.
+        address : Optional[str]
+            The address of the host, in the form of a name in a known_hosts file, for the error;
+            by default the first of `names`.
         connection_id : Optional[str]
             ``user@host:port``, for the error.
         deadline : Optional[float]
@@ -142,7 +146,14 @@ class HostKeyTrust:
             A file cannot be read, or the new key cannot be written.
         """
         verification = _Verification(
-            self, key_type, blob, names, certificate, principal or names[-1], connection_id
+            self,
+            key_type,
+            blob,
+            names,
+            certificate,
+            principal or names[-1],
+            address or names[0],
+            connection_id,
         )
         if not verification.is_new():
             return
@@ -174,6 +185,7 @@ class _Verification:
         names: Sequence[str],
         certificate: Optional[bytes],
         principal: str,
+        address: str,
         connection_id: Optional[str],
     ) -> None:
         self._trust = trust
@@ -182,6 +194,7 @@ class _Verification:
         self._names = names
         self._certificate = certificate
         self._principal = principal.lower()
+        self._address = address
         self._connection_id = connection_id
         self.shown = fingerprint(blob)
 
@@ -229,11 +242,13 @@ class _Verification:
         self._refuse(f"it is not known; {self._way_forward()}", None)
 
     def _way_forward(self) -> str:
-        host, _, port = self._names[0].lstrip("[").partition("]:")
+        name = self._names[0]
+        host, _, port = self._address.lstrip("[").partition("]:")
         scan = f"ssh-keyscan -p {port} {host}" if port else f"ssh-keyscan {host}"
+        renamed = "" if name == self._address else f", whose name must become {name}"
         return (
             f"looked in {', '.join(self._trust.files) or 'no file'}. If the fingerprint is the"
-            f" host's own, add the key (`{scan}` prints its line) to a file of known_hosts (a"
+            f" host's own, add the key (`{scan}` prints its line{renamed}) to a known_hosts file (a"
             " service: ssh_known_hosts_path), have it added by host_key_policy (a service:"
             " ssh_host_key_policy) 'accept-new', or pin it (host_key_fingerprints)"
         )

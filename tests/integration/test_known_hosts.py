@@ -201,6 +201,15 @@ def test_unknown_host_error_says_how_to_add_its_key(port: int, scan: str, tmp_pa
     assert "\n" not in text
 
 
+def test_unknown_host_error_has_a_key_fetched_where_the_host_is(tmp_path: Path) -> None:
+    """Nothing answers under its HostKeyAlias, which `ssh-keyscan` got."""
+    key_type, blob = public_parts("host-a")
+    address = host_name("10.0.0.7", 2222)
+    with pytest.raises(SshHostKeyError, match="whose name must become alias") as caught:
+        HostKeyTrust("strict", ()).verify(key_type, blob, ("alias",), address=address)
+    assert "`ssh-keyscan -p 2222 10.0.0.7`" in str(caught.value)
+
+
 def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
     trust = HostKeyTrust("strict", (write(tmp_path, "web " + public_line("host-a")),))
     verify(trust, "host-a")
