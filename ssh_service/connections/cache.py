@@ -453,7 +453,7 @@ def check_cache(cache: Optional[SshClientCache]) -> None:
         `cache` is not an `SshClientCache`.
     """
     if cache is not None and not isinstance(cache, SshClientCache):
-        raise SshConfigError(f"cache: expected an SshClientCache, got a {type(cache).__name__}")
+        raise SshConfigError(f"cache: expected an SshClientCache, got {type(cache).__name__}")
 
 
 def check_limits(*limits: Optional[float]) -> None:

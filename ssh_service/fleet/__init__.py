@@ -89,10 +89,11 @@ def run(
 
     Parameters
     ----------
-    hosts : Iterable[Union[str, Mapping[str, Any]]]
-        The hosts, each as ``[user@]host[:port]`` or as a mapping of connect parameters (see
-        `ssh_service.params.resolve`).  The next host is taken from the iterable only when it can
-        start, so the iterable may be infinite.  `expand` expands ranges such as ``web[01-40]``.
+    hosts : Iterable[Union[str, Mapping[str, Any], Host]]
+        The hosts, each as ``[user@]host[:port]``, as a mapping of connect parameters (see
+        `ssh_service.params.resolve`), or as a `Host`.  The next host is taken from the iterable
+        only when it can start, so the iterable may be infinite.  `expand` expands ranges such as
+        ``web[01-40]``.
     script : Union[None, str, Iterable[str]]
         The script, or its lines, with or without line ends (Unix or Windows).
     args : Optional[Sequence[Union[str, os.PathLike]]]
@@ -221,10 +222,10 @@ def upload(
 
     Parameters
     ----------
-    hosts : Iterable[Union[str, Mapping[str, Any]]]
-        The hosts, each as ``[user@]host[:port]`` or as a mapping of connect parameters (see
-        `ssh_service.params.resolve`).  The next host is taken from the iterable only when it can
-        start.
+    hosts : Iterable[Union[str, Mapping[str, Any], Host]]
+        The hosts, each as ``[user@]host[:port]``, as a mapping of connect parameters (see
+        `ssh_service.params.resolve`), or as a `Host`.  The next host is taken from the iterable
+        only when it can start.
     local_path : Union[str, os.PathLike, bytes]
         The local file or folder; patterns are not expanded.  Bytes (also a bytearray or a
         memoryview) are the content of the file `remote_path`.
@@ -369,10 +370,10 @@ def download(
 
     Parameters
     ----------
-    hosts : Iterable[Union[str, Mapping[str, Any]]]
-        The hosts, each as ``[user@]host[:port]`` or as a mapping of connect parameters (see
-        `ssh_service.params.resolve`).  The next host is taken from the iterable only when it can
-        start.
+    hosts : Iterable[Union[str, Mapping[str, Any], Host]]
+        The hosts, each as ``[user@]host[:port]``, as a mapping of connect parameters (see
+        `ssh_service.params.resolve`), or as a `Host`.  The next host is taken from the iterable
+        only when it can start.
     remote_path : Union[str, os.PathLike]
         The file or folder on each host.  Relative to the home directory; ``~`` or ``~user`` at
         the start is expanded.

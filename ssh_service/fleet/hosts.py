@@ -68,6 +68,8 @@ def expand(pattern: str) -> List[str]:
         raise address_error(pattern, f"it stands for more than {_MAX_HOSTS} hosts")
     pieces[1::2] = [[text for one in part for text in one.texts()] for part in ranges]
     pieces.append((pattern[at:],))
+    if ranges and any("," in text for (text,) in pieces[::2]):
+        raise address_error(pattern, "hosts cannot be joined by commas; give them one by one")
     texts = ["".join(parts) for parts in itertools.product(*pieces)]
     parse(texts[0])  # an error in one is an error in all of them
     return texts

@@ -10,6 +10,7 @@ from ssh_service.errors import SshConfigError
 
 __all__ = ["address_error", "conceal_password", "parse_address", "split_address"]
 
+_BRACKETS = re.compile(r"\[[^]]*\]")
 _COMMAS_IN_BRACKETS = re.compile(r"\[[^]]*,[^]]*\]")
 # Only digits, commas and dashes in brackets; an IPv6 address in brackets has colons.
 RANGE = re.compile(r"\[([0-9][0-9,-]*)\]")
@@ -138,7 +139,9 @@ def parse_address(text: str) -> Dict[str, Any]:
             text, "a range stands for several hosts; list them with ssh_service.fleet.expand"
         )
     if _UNCLOSED_RANGE.search(host):
-        raise address_error(text, "a bracket is not closed; a range is [01-40]")
+        closed = _BRACKETS.search(text)  # around a colon: web[01:40]
+        reason = f"{closed.group()} is not a range" if closed else "a bracket is not closed"
+        raise address_error(text, f"{reason}; a range is [01-40]")
     if host.startswith("-") or not _NAME.match(host) or not text.strip().isprintable():
         nor = ", nor a range such as web[01-40]" if re.search(r"[\[{*?]", host) else ""
         raise address_error(text, f"{host!r} is not a host name{nor}")

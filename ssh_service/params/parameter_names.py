@@ -72,6 +72,10 @@ _SUGGESTIONS = {
     "ssh_config": "config",
     "config_file": "config",
 }
+# Arguments of `run` and other functions.
+_ARGUMENTS = frozenset(
+    "args check cwd env input pty shell stderr stdin stdout sudo sudo_password".split()
+)
 # Fabric's name for a mapping whose entries are connect parameters themselves.
 _CONTAINERS = frozenset(["connect_kwargs"])
 
@@ -100,10 +104,12 @@ def _hint(name: str, known: List[str]) -> str:
     normalized = name.lower().replace("-", "_")
     if normalized in _CONTAINERS:
         return ": give its entries themselves, by the names known here"
+    if normalized in _ARGUMENTS:
+        return ": it is an argument of run, not a setting of the connection"
     meant = _SUGGESTIONS.get(normalized)
     if meant is None:
         close = difflib.get_close_matches(normalized, known, n=1, cutoff=0.7)
         meant = close[0] if close else None
     if meant is None:
-        return ": see ssh_service.params.SETTINGS for those there are"
+        return ": see ssh_service.params.SETTINGS for a list"
     return f": did you mean {meant!r}?" if " " not in meant else f": did you mean {meant}?"

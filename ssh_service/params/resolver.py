@@ -110,7 +110,10 @@ def settings_of(destination: Any) -> Mapping[str, Any]:
         return parse_address(destination)
     if not isinstance(destination, (dict, collections.abc.Mapping)):
         expected = "a text like 'deploy@web1:22' or a mapping like {'host': 'web1'}"
-        raise settings.invalid_type("destination", destination, expected)
+        error = settings.invalid_type("destination", destination, expected)
+        if isinstance(destination, (list, tuple, set)):
+            error.args = (f"{error}; for several hosts, see ssh_service.fleet",)
+        raise error
     return destination
 
 

@@ -47,6 +47,8 @@ def test_a_destination_is_read(text: str, meant: Dict[str, Any]) -> None:
         ("web{1..3}", "not a host name, nor a range such as"),
         ("a,b", "cannot be joined by commas"),
         ("web[1-3,a]", r"\[1-3,a\] is not a range"),
+        ("web[01:40]", r"\[01:40\] is not a range"),
+        ("web[01-40", "a bracket is not closed"),
         ("http://web01", "http:// is not ssh://"),
         ("web[01-02]", "list them with ssh_service.fleet.expand"),
     ],
@@ -79,6 +81,7 @@ def test_a_range_is_written_out(pattern: str, hosts: List[str]) -> None:
     [
         ("web[3-1]", "backwards"),
         ("web[1-]", "not a range"),
+        ("web[1-3],db1", r"'web\[1-3\],db1': hosts cannot be joined by commas"),
         ("web[1,,2]", "not a range"),
         ("web[0-999999999]", "more than 100000 hosts"),
         ("a[0-999]b[0-999]", "more than 100000 hosts"),

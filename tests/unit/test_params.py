@@ -252,10 +252,19 @@ def test_names_that_may_be_meant_are_settings() -> None:
     assert not parameter_names._IGNORED & set(SETTINGS)
 
 
+def test_arguments_of_run_are_not_taken_for_settings() -> None:
+    for name in ("sudo", "sudo_password", "check"):
+        with pytest.raises(SshConfigError, match=f"'{name}': it is an argument of run"):
+            resolve(**{name: "x"})
+
+
 @pytest.mark.parametrize("given", [None, 5, ["host", "web"]])
 def test_anything_but_a_mapping_is_an_error(given: Any) -> None:
-    with pytest.raises(SshConfigError, match="a mapping like"):
+    with pytest.raises(SshConfigError, match="a mapping like") as caught:
         params.resolve(given)
+    assert ("for several hosts, see ssh_service.fleet" in str(caught.value)) == (
+        isinstance(given, list)
+    )
 
 
 @pytest.mark.parametrize(
