@@ -106,7 +106,7 @@ def test_the_manuals_database_behind_a_bastion(
         if "psycopg" in block
     ]
     for theirs, ours in (
-        ('{"host": "bastion", "username": "deploy"}', repr(sshd.connect_params)),
+        ('"deploy@bastion"', repr(sshd.connect_params)),
         ("db.internal:5432", f"localhost:{postgres}"),
         ('"dbname": "postgres"', '"dbname": "postgres", "user": "deploy"'),
     ):
