@@ -248,9 +248,9 @@ class _Verification:
         renamed = "" if name == self._address else f", whose name must become {name}"
         return (
             f"looked in {', '.join(self._trust.files) or 'no file'}. If the fingerprint is the"
-            f" host's own, add the key (`{scan}` prints its line{renamed}) to a known_hosts file (a"
-            " service: ssh_known_hosts_path), have it added by host_key_policy (a service:"
-            " ssh_host_key_policy) 'accept-new', or pin it (host_key_fingerprints)"
+            f" host's own, add the key (`{scan}` prints its line{renamed}) to a file of"
+            " known_hosts (a service: ssh_known_hosts_path), have it added by host_key_policy (a"
+            " service: ssh_host_key_policy) 'accept-new', or pin it (host_key_fingerprints)"
         )
 
     def _is_certified(self, lines: List[KnownKey]) -> bool:
