@@ -178,7 +178,7 @@ class _Reader:
     def _is_match(self, value: Value, reachable: bool) -> bool:
         result = reachable
         for criterion in criteria(value):
-            if criterion.name == "final":
+            if criterion.name == "final" and not criterion.negated:  # as in OpenSSH 10.1
                 self.wants_final = True
             if result:  # as in ssh: no further criterion is evaluated once one does not match
                 result = self._holds(criterion, value.origin) != criterion.negated

@@ -243,7 +243,10 @@ def test_text_files_are_refused(is_upload: bool, tmp_path: Path) -> None:
         with pytest.raises(SshConfigError, match="binary mode"):
             content_of("local_path", temporary, is_upload)
     if is_upload:
-        with codecs.open(str(tmp_path / "file"), "r", "utf-8") as decoded:
+        ways = codecs.lookup("utf-8")
+        with codecs.StreamReaderWriter(
+            open(tmp_path / "file", "rb"), ways.streamreader, ways.streamwriter
+        ) as decoded:
             with pytest.raises(SshConfigError, match="binary mode"):
                 content_of("local_path", decoded, is_upload)
 

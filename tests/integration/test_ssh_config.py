@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 import re
@@ -70,8 +71,8 @@ def random_match(rng: random.Random) -> str:
     for _ in range(rng.randrange(1, 3)):
         name = rng.choice(["host", "originalhost", "user", "localuser", "exec", "final"])
         negated = rng.choice(["", "", "!"])
-        if name == "final":
-            criteria.append(negated + "final")
+        if name == "final":  # OpenSSH before 10.1 reads the files twice for "!final", too
+            criteria.append((negated if version_of_ssh() >= (10, 1) else "") + "final")
         elif name == "exec":
             criteria.append(f'{negated}exec "test %h = web"')
         elif name in ("user", "localuser"):
@@ -277,6 +278,7 @@ def test_match_with_an_equals_sign_is_read_as_by_openssh_10(
             assert ("hostkeyalias" in ssh_says(path, "web", "-l", "root")) == expected
 
 
+@functools.lru_cache(maxsize=None)
 def version_of_ssh() -> Tuple[int, ...]:
     """Return the version of the machine's OpenSSH; (0,) without one."""
     if shutil.which("ssh") is None:

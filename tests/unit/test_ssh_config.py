@@ -124,6 +124,24 @@ def test_an_include_of_itself_ends_with_an_error(tmp_path: Path) -> None:
         ssh_config.lookup("web", [str(path)])
 
 
+@pytest.mark.parametrize("criterion, user", [("final", "carol"), ("!final host *", None)])
+def test_the_files_are_read_again_for_final_but_not_for_its_negation(
+    tmp_path: Path, criterion: str, user: str
+) -> None:
+    """Only what is read again knows the HostName."""
+    path = write(
+        tmp_path / "config",
+        "Match host db",
+        "User carol",
+        "Host web",
+        "HostName db",
+        f"Match {criterion}",
+        "Port 7",
+    )
+    value = ssh_config.lookup("web", [path]).get("user")
+    assert (value and value.arguments[0]) == user
+
+
 def test_match_exec_is_not_run_where_the_block_is_out_already(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     path = write(tmp_path / "c", f'Match host other exec "touch {trace}"', "Port 1")
