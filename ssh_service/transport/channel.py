@@ -63,7 +63,7 @@ class SshChannel(BlockingChannel):
             self.in_buffer, self.in_stderr_buffer = ChunkPipe(), ChunkPipe()
         else:
             self.in_buffer = self.in_stderr_buffer = CLOSED_PIPE
-        self._replace_locks()
+        self.event, self.status_event = LockFreeEvent(), LockFreeEvent()
         self.exit_signal: Optional[Tuple[str, bool, str]] = None
         self.error = None
         self.is_idle_spare = False  # unused: does not keep its connection open
@@ -167,15 +167,12 @@ class SshChannel(BlockingChannel):
 
     def _after_fork_in_child(self, error: SshConnectionLost) -> None:
         """Invalidate in a forked child: threads that no longer exist may hold its locks."""
-        self._replace_locks()
-        self.in_buffer, self.in_stderr_buffer = ChunkPipe(), ChunkPipe()
-        self._sink = None  # it belongs to the parent
-        self._end(error)
-
-    def _replace_locks(self) -> None:
         self.lock = Lock()
         self.out_buffer_cv = threading.Condition(self.lock)
         self.event, self.status_event = LockFreeEvent(), LockFreeEvent()
+        self.in_buffer, self.in_stderr_buffer = ChunkPipe(), ChunkPipe()
+        self._sink = None  # it belongs to the parent
+        self._end(error)
 
     # The receive window.
 

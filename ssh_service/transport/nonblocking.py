@@ -10,6 +10,7 @@ from paramiko.channel import Channel
 from paramiko.common import MSG_CHANNEL_DATA, cMSG_CHANNEL_CLOSE, cMSG_CHANNEL_REQUEST
 from paramiko.message import Message
 
+from ssh_service.locks import Lock
 from ssh_service.transport import reaper
 from ssh_service.transport.outbound import SendState, TaggedTransport
 from ssh_service.transport.packets import message
@@ -53,7 +54,7 @@ class NonblockingChannel(Channel):  # type: ignore[misc]
         # command.  `paramiko_check` verifies that no field is missing.
         self.__dict__.update(_PLAIN_FIELDS)
         self.chanid, self._name = chanid, str(chanid)
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self.out_buffer_cv = threading.Condition(self.lock)
 
     def _set_transport(self, transport: "SshTransport") -> None:
