@@ -150,6 +150,8 @@ class Stdin:
 
     def pump(self) -> None:
         """Send as much as the peer's window allows."""
+        if self._eof_sent:  # read without the lock: only `unsend` undoes it, before `start`
+            return
         with self._lock:
             self._pump_again = True  # a thread that is already pumping repeats its loop
             if self._pumping:

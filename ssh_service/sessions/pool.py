@@ -363,7 +363,9 @@ class SessionPool:
         if command is not None and not unsent:
             command.on_close(error)
         _settle_failed(end.failed)
-        self._dispatch()
+        # Read without the lock: each enqueue dispatches, too.
+        if self._scheduler.has_waiting() or connection.has_ended():
+            self._dispatch()
         if command is not None:
             self._release(session.lease)
         if end.start_spare_timer:

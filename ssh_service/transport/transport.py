@@ -311,7 +311,7 @@ class SshTransport(AuthenticatingTransport):
         soon = queue.time_to_flush(now) if queue.flush_at else 0.0
         if soon:
             waits.append(soon)
-        else:
+        elif queue or self._wire.backlog:
             self._flush()
         if self._rekey_started_at is not None:
             waits.append(self._rekey_started_at + sending.REKEY_TIMEOUT - now)
