@@ -12,17 +12,16 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from typing import Any, Callable, Optional, Tuple, Union
+from typing import Any, Callable, Optional, Tuple
 
 from paramiko.common import cMSG_CHANNEL_FAILURE, cMSG_CHANNEL_WINDOW_ADJUST
-from paramiko.message import Message
 from paramiko.ssh_exception import SSHException
 
 from ssh_service.errors import SshConnectionLost, SshServiceError, SshSessionRefused
 from ssh_service.locks import Lock
 from ssh_service.transport.blocking import BlockingChannel
 from ssh_service.transport.lock_free import LockFreeEvent
-from ssh_service.transport.packets import message
+from ssh_service.transport.packets import Fields, message
 from ssh_service.transport.pipe import CLOSED_PIPE, ChunkPipe
 from ssh_service.transport.sink import ChannelSink, OpenWaiter
 from ssh_service.transport.text import printable
@@ -32,6 +31,8 @@ OnEnd = Callable[[Optional[SshServiceError]], None]
 
 # Bytes by which a server may exceed the window before it is an error; OpenSSH never does.
 _WINDOW_SLACK = 64 * 1024
+# Where a message's fields begin, after the channel's number.
+_AFTER_NUMBER = 4
 # Signal names (RFC 4254 section 6.10), including private ones such as SIG@example.org.
 _SIGNAL_NAME = re.compile(rb"[A-Za-z0-9@._-]{1,64}")
 # Replaces a malformed name, which would reach terminals and logs.
@@ -208,29 +209,31 @@ class SshChannel(BlockingChannel):
             self._receive_window += credit
             return credit
 
-    # Called by the reader thread, by way of `_channel_handler_table`.
+    # Called by the reader thread with what follows a message's type: see
+    # `ChannelOpeningTransport._handle_message`.
 
-    def _request_success(self, m: Message) -> None:
+    def _on_success(self, rest: bytes) -> None:
         if self._process_requested and self.start_number is None:
             self.start_number = self.connection.next_start_number()
-        super()._request_success(m)
+        self.event_ready = True
+        self.event.set()
         if self._sink is not None:
             self._sink.on_reply(True)
 
-    def _request_failed(self, m: Message) -> None:
+    def _on_failure(self, rest: bytes) -> None:
         if self._sink is not None:
             self._sink.on_reply(False)
             return
         self.error = SshSessionRefused(
             "the server refused the request", connection_id=self.connection.connection_id
         )
-        super()._request_failed(m)
+        self._close_now()
 
-    def _feed(self, m: Union[Message, bytes]) -> None:
-        if isinstance(m, bytes):  # from `set_combine_stderr`, counted before
-            self.in_buffer.feed(m)
-            return
-        data = m.get_binary()
+    def _feed(self, data: bytes) -> None:
+        self.in_buffer.feed(data)  # from `set_combine_stderr`, counted before
+
+    def _on_data(self, rest: bytes) -> None:
+        data = Fields(rest, _AFTER_NUMBER).string()
         if self._consume_window(len(data)):
             return
         if self._sink is None:
@@ -240,8 +243,9 @@ class SshChannel(BlockingChannel):
             if self._sink.auto_window:
                 self.adjust_window(len(data))
 
-    def _feed_extended(self, m: Message) -> None:
-        kind, data = m.get_int(), m.get_binary()
+    def _on_extended_data(self, rest: bytes) -> None:
+        fields = Fields(rest, _AFTER_NUMBER)
+        kind, data = fields.uint32(), fields.string()
         if self._consume_window(len(data)):
             return
         if kind == 1 and self._sink is None:
@@ -253,19 +257,23 @@ class SshChannel(BlockingChannel):
                 return
         self.adjust_window(len(data))  # data of an unknown type also used window
 
-    def _window_adjust(self, m: Message) -> None:
-        super()._window_adjust(m)
+    def _on_window_adjust(self, rest: bytes) -> None:
+        size = Fields(rest, _AFTER_NUMBER).uint32()
+        with self.lock:
+            self.out_window_size += size
+            self.out_buffer_cv.notify_all()
         if self._sink is not None:
             self._sink.on_writable()
 
-    def _handle_request(self, m: Message) -> None:
-        # Ours, as paramiko's drops exit-signal: see docs/paramiko_repairs.md#exit-signal
-        kind, want_reply = m.get_text(), m.get_boolean()
-        if kind == "exit-status":
-            self._handle_exit(m.get_int(), None)
-        elif kind == "exit-signal":
-            name, core_dumped = _signal_name(m.get_string()), m.get_boolean()
-            text = printable(m.get_string().decode("utf-8", "backslashreplace"))
+    def _on_request(self, rest: bytes) -> None:
+        # paramiko drops exit-signal: see docs/paramiko_repairs.md#exit-signal
+        fields = Fields(rest, _AFTER_NUMBER)
+        kind, want_reply = fields.string(), fields.boolean()
+        if kind == b"exit-status":
+            self._handle_exit(fields.uint32(), None)
+        elif kind == b"exit-signal":
+            name, core_dumped = _signal_name(fields.string()), fields.boolean()
+            text = printable(fields.string().decode("utf-8", "backslashreplace"))
             self._handle_exit(-1, (name, core_dumped, text))
         elif want_reply:
             m = message(cMSG_CHANNEL_FAILURE, self.remote_chanid)
@@ -283,21 +291,19 @@ class SshChannel(BlockingChannel):
         else:
             self._sink.on_exit_signal(*signal)
 
-    def _handle_eof(self, m: Message) -> None:
+    def _on_eof(self, rest: bytes) -> None:
         before, self._peer_sent_eof = self._peer_sent_eof, True
-        super()._handle_eof(m)
+        super()._handle_eof(None)
         if self._sink is not None and not before:
             self._sink.on_eof()
 
-    def _handle_close(self, m: Message) -> None:
+    def _on_close(self, rest: bytes) -> None:
         transport = self.connection
         # Our CLOSE may wait: it leaves before the messages that the end causes, or with the next
         # command (the server frees the session only then).  Writing it at once would keep the
         # waiting thread from the interpreter, and then from the send lock.
         with transport.batch(defer=True):
-            with self.lock:
-                messages = self._close_internal()
-            self._transmit_given(messages)
+            self._close_now()
             transport._channels.delete(self.chanid)
             transport._forget_channel(self)
             self._end(None)

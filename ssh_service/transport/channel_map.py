@@ -7,7 +7,8 @@ from typing import Any, Callable, Dict, List, Optional
 
 from paramiko.message import Message
 
-MessageHandler = Callable[[Any, Message], None]
+# Called with a channel, and what follows a message's type.
+MessageHandler = Callable[[Any, bytes], None]
 
 
 class ChannelMap:
@@ -68,12 +69,12 @@ class ChannelMap:
 
 
 def resolve_weakref(handler: MessageHandler) -> "Callable[[weakref.ref[Any], Message], None]":
-    """Return a message handler that takes a weak reference instead of a channel."""
+    """Return a message handler for paramiko's reader, which has a weak reference."""
 
     def tell(reference: "weakref.ref[Any]", m: Message) -> None:
         channel = reference()
         if channel is not None:
-            handler(channel, m)
+            handler(channel, m.asbytes())
 
     return tell
 

@@ -74,15 +74,18 @@ class ChannelOpeningTransport(GlobalRequestTransport):
     """
 
     _channels: ChannelMap
+    _channel_handlers: Dict[int, Callable[[SshChannel, bytes], None]] = {
+        MSG_CHANNEL_SUCCESS: SshChannel._on_success,
+        MSG_CHANNEL_FAILURE: SshChannel._on_failure,
+        MSG_CHANNEL_DATA: SshChannel._on_data,
+        MSG_CHANNEL_EXTENDED_DATA: SshChannel._on_extended_data,
+        MSG_CHANNEL_WINDOW_ADJUST: SshChannel._on_window_adjust,
+        MSG_CHANNEL_REQUEST: SshChannel._on_request,
+        MSG_CHANNEL_EOF: SshChannel._on_eof,
+        MSG_CHANNEL_CLOSE: SshChannel._on_close,
+    }
     _channel_handler_table = {
-        MSG_CHANNEL_SUCCESS: resolve_weakref(SshChannel._request_success),
-        MSG_CHANNEL_FAILURE: resolve_weakref(SshChannel._request_failed),
-        MSG_CHANNEL_DATA: resolve_weakref(SshChannel._feed),
-        MSG_CHANNEL_EXTENDED_DATA: resolve_weakref(SshChannel._feed_extended),
-        MSG_CHANNEL_WINDOW_ADJUST: resolve_weakref(SshChannel._window_adjust),
-        MSG_CHANNEL_REQUEST: resolve_weakref(SshChannel._handle_request),
-        MSG_CHANNEL_EOF: resolve_weakref(SshChannel._handle_eof),
-        MSG_CHANNEL_CLOSE: resolve_weakref(SshChannel._handle_close),
+        kind: resolve_weakref(handler) for kind, handler in _channel_handlers.items()
     }
 
     def __init__(self, wire: Wire, connection_id: str) -> None:
@@ -98,6 +101,7 @@ class ChannelOpeningTransport(GlobalRequestTransport):
         self.server_accept_cv = threading.Condition(self.lock)  # paramiko notifies it at the end
         self.channel_timeout = _CHANNEL_TIMEOUT
         self._channels, self.channels_seen = ChannelMap(), SeenChannels()
+        self.packetizer.on_channel_message = self._handle_message
         self._start_numbers = itertools.count()
         # Start numbers of processes whose end was not reported: they may still run.
         self.unconfirmed_ends: List[int] = []  # `append` is atomic; a destructor uses it
@@ -375,7 +379,23 @@ class ChannelOpeningTransport(GlobalRequestTransport):
             self._strong_references.discard(chan)  # now only the caller keeps it
         return chan
 
-    # The server's replies, on the reader thread.
+    # The server's messages, on the reader thread.
+
+    def _handle_message(self, kind: int, rest: bytes) -> bool:
+        """
+        Handle a message of a channel, without paramiko's loop around it.
+
+        Return False for other messages, and where paramiko's reader has to act: during a key
+        exchange, at the end of the connection, and for an unknown channel.
+        """
+        handler = self._channel_handlers.get(kind)
+        if handler is None or self._expected_packet or not self.active:
+            return False
+        channel = self._channels.find(int.from_bytes(rest[:4], "big"))
+        if channel is None:
+            return False
+        handler(channel, rest)
+        return True
 
     def _parse_channel_open_success(self, m: Message) -> None:
         number, remote, window, packet = _CONFIRMATION.unpack(m.get_bytes(_CONFIRMATION.size))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from typing import TYPE_CHECKING, Any, Dict, Iterable, Optional, Union
+from typing import TYPE_CHECKING, Any, Dict, Optional, Union
 
 from paramiko.channel import Channel
 from paramiko.common import MSG_CHANNEL_DATA, cMSG_CHANNEL_CLOSE, cMSG_CHANNEL_REQUEST
@@ -176,10 +176,11 @@ class NonblockingChannel(Channel):  # type: ignore[misc]
             if self._pipe is not None:  # as paramiko does it
                 self._pipe.close()
                 self._pipe = None
-            messages = self._close_internal()
-        self._transmit_given(messages)
+        self._close_now()
 
-    def _transmit_given(self, messages: Iterable[Optional[Message]]) -> None:
+    def _close_now(self) -> None:
+        with self.lock:
+            messages = self._close_internal()
         for m in messages:
             if m is not None:
                 self._transmit(m, wait=False)

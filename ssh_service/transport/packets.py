@@ -1,9 +1,4 @@
-"""
-paramiko's `Packetizer` on a `Wire`, with limits on what a peer may send.
-
-Only input and output are replaced; encryption, authentication and sequence numbers stay
-paramiko's.
-"""
+"""paramiko's `Packetizer` on a `Wire`, with limits on what a peer may send."""
 
 from __future__ import annotations
 
@@ -15,9 +10,10 @@ from typing import Any, Callable, List, Optional, Tuple
 from cryptography.exceptions import InvalidTag
 from paramiko.common import MSG_EXT_INFO, MSG_NAMES, MSG_USERAUTH_INFO_REQUEST
 from paramiko.message import Message
-from paramiko.packet import NeedRekeyException, Packetizer
+from paramiko.packet import NeedRekeyException
 from paramiko.ssh_exception import SSHException
 
+from ssh_service.transport.aead import AeadPacketizer
 from ssh_service.transport.wire import Buffer, Wire
 
 # OpenSSH's PACKET_MAX_SIZE; paramiko has no limit: see docs/paramiko_repairs.md#packet-size
@@ -55,7 +51,7 @@ class Inflater:
         return out
 
 
-class SshPacketizer(Packetizer):  # type: ignore[misc]
+class SshPacketizer(AeadPacketizer):
     """
     Read and write packets on a `Wire`.
 
@@ -75,6 +71,9 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
     may_begin_rekey : Callable[[], bool]
         Returns whether the reader may stop waiting when new keys are due: not during a key
         exchange, where the peer has to act.
+    on_channel_message : Callable[[int, bytes], bool]
+        Called with the type and the rest of each message, unless new keys are due; returns
+        whether it handled the message, which then does not pass through paramiko's reader.
     on_unknown_message : Optional[Callable[[int], None]]
         Called with the sequence number of a message of unknown type.
     corked : int
@@ -94,6 +93,7 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
         self.before_wait: Callable[[], Optional[float]] = _no_limit
         self.wants_to_write: Callable[[], bool] = bool
         self.may_begin_rekey: Callable[[], bool] = bool
+        self.on_channel_message: Callable[[int, bytes], bool] = _handle_none
         self.on_unknown_message: Optional[Callable[[int], None]] = None
         self.banner: List[str] = []
 
@@ -123,15 +123,18 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
         SSHException
             `n` exceeds the packet limit, or the keepalives were not answered.
         """
+        begin = self._position
+        end = begin + n
+        if begin < end <= len(self._chunk):  # the common case: no system call, no join
+            self._position = end
+            return self._chunk[begin:end]
+        return self._read_pieces(n, check_rekey)
+
+    def _read_pieces(self, n: int, check_rekey: bool) -> bytes:
         if not 0 <= n <= PACKET_MAX_SIZE:
             raise SSHException(
                 f"the server announced a packet of {n} bytes (limit: {PACKET_MAX_SIZE})"
             )
-        end = self._position + n
-        if end <= len(self._chunk):  # the common case: no system call, no join
-            out = self._chunk[self._position : end]
-            self._position = end
-            return out
         parts = [self._chunk[self._position :]]
         missing = n - len(parts[0])
         while missing > 0:
@@ -222,20 +225,71 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
         """Read the next packet; return the message's type and the message."""
         while True:
             try:
-                kind, message = super().read_message()
+                kind, rest, number = self.read_packet()
             except InvalidTag as error:  # see docs/paramiko_repairs.md#altered-packet
                 raise SSHException("Mismatched MAC") from error
-            if kind in _COUNTED_MESSAGES:
-                message.__class__ = _StrictMessage
+            # paramiko must see each packet of the first key exchange, for strict kex, and also
+            # when new keys are due.
+            if (
+                self._initial_kex_done
+                and not self._Packetizer__need_rekey
+                and self.on_channel_message(kind, rest)
+            ):
+                continue
             # paramiko raises KeyError: see docs/paramiko_repairs.md#unknown-message
-            # In the first key exchange paramiko must see every packet, for strict kex.
             if kind in MSG_NAMES or not self._initial_kex_done or self.on_unknown_message is None:
+                message = (_StrictMessage if kind in _COUNTED_MESSAGES else Message)(rest)
+                message.seqno = number
                 return kind, message
-            self.on_unknown_message(message.seqno)
+            self.on_unknown_message(number)
 
 
 def _no_limit() -> Optional[float]:
     return None
+
+
+def _handle_none(kind: int, rest: bytes) -> bool:
+    return False
+
+
+class Fields:
+    """
+    The fields of a received message, in order (RFC 4251 section 5).
+
+    Each method raises `SSHException` if the message ends before its field.
+    """
+
+    __slots__ = ("_data", "_at")
+
+    def __init__(self, data: bytes, at: int = 0) -> None:
+        self._data = data
+        self._at = at
+
+    def uint32(self) -> int:
+        """Return the next field, a number."""
+        at, self._at = self._at, self._at + _UINT32.size
+        if self._at > len(self._data):
+            raise _truncated_error()
+        return int(_UINT32.unpack_from(self._data, at)[0])
+
+    def boolean(self) -> bool:
+        """Return the next field, a boolean."""
+        at, self._at = self._at, self._at + 1
+        if self._at > len(self._data):
+            raise _truncated_error()
+        return self._data[at] != 0
+
+    def string(self) -> bytes:
+        """Return the next field, a string."""
+        at = self._at + _UINT32.size
+        self._at = at + self.uint32()
+        if self._at > len(self._data):
+            raise _truncated_error()
+        return self._data[at : self._at]
+
+
+def _truncated_error() -> SSHException:
+    return SSHException("truncated message: it ends within a field")
 
 
 def message(kind: bytes, *fields: Any) -> Message:

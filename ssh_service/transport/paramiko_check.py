@@ -63,13 +63,8 @@ _NEEDED = {
         "_close_internal",
         "_event_pending",
         "_feed",
-        "_feed_extended",
-        "_handle_close",
         "_handle_eof",
-        "_handle_request",
         "_log",
-        "_request_failed",
-        "_request_success",
         "_send",
         "_set_closed",
         "_set_remote_channel",
@@ -78,7 +73,6 @@ _NEEDED = {
         "_unlink",
         "_wait_for_event",
         "_wait_for_send_window",
-        "_window_adjust",
     ),
     Packetizer: (
         "_trigger_rekey",
@@ -91,10 +85,11 @@ _NEEDED = {
     ),
 }
 
-# The same for attributes of instances that we replace.
+# The same for attributes of instances that we replace or use.
 _REPLACED = {
     paramiko.Transport: (
         "_channels",
+        "_expected_packet",
         "auth_handler",
         "channels_seen",
         "clear_to_send",
@@ -123,6 +118,27 @@ _REPLACED = {
         "logger",
         "out_buffer_cv",
         "status_event",
+    ),
+    Packetizer: (
+        "_Packetizer__aead_in",
+        "_Packetizer__aead_out",
+        "_Packetizer__block_engine_in",
+        "_Packetizer__block_engine_out",
+        "_Packetizer__block_size_out",
+        "_Packetizer__compress_engine_in",
+        "_Packetizer__compress_engine_out",
+        "_Packetizer__dump_packets",
+        "_Packetizer__iv_in",
+        "_Packetizer__iv_out",
+        "_Packetizer__need_rekey",
+        "_Packetizer__received_bytes",
+        "_Packetizer__received_packets",
+        "_Packetizer__sent_bytes",
+        "_Packetizer__sent_packets",
+        "_Packetizer__sequence_number_in",
+        "_Packetizer__sequence_number_out",
+        "_Packetizer__write_lock",
+        "_initial_kex_done",
     ),
 }
 
@@ -203,6 +219,7 @@ def check_paramiko() -> None:
 
 def _check_packetizer() -> None:
     loop = _LoopbackPacketizer()
+    _check_attributes(loop, Packetizer)
     ping = Message()
     ping.add_byte(b"\x02")
     ping.add_string(b"ssh_service")

@@ -71,7 +71,10 @@ class SendingTransport(LifecycleTransport):
 
     def send_nowait(self, m: Message, send_state: Optional[SendState] = None) -> None:
         """Send a small message without blocking, even in a key exchange or with a full network."""
-        self.send_all_nowait((m,), send_state)
+        queue = self._send_queue
+        queue.append((m, send_state))
+        if not queue.batches.__dict__.get("open"):
+            self._flush_or_submit()
 
     def send_all_nowait(
         self, messages: Sequence[Message], send_state: Optional[SendState] = None
@@ -153,7 +156,9 @@ class SendingTransport(LifecycleTransport):
         first_sends: List[SendState] = []
         with self._write_lock:
             self.packetizer.cork()
-            while self._can_send() and self.packetizer.corked < _MAX_BATCH_BYTES:
+            # A key exchange begins under the send lock, so not during the loop.
+            can_send = self._can_send()
+            while can_send and self.packetizer.corked < _MAX_BATCH_BYTES:
                 try:
                     entry = self._send_queue.popleft()
                 except IndexError:
@@ -186,7 +191,7 @@ class SendingTransport(LifecycleTransport):
         with self._write_lock:
             if self._wire._closed:  # an interrupted write may have left a lock of paramiko's taken
                 raise EOFError("the connection is closed")
-            super()._send_message(data)
+            self.packetizer.send_message(data)
 
     def _has_unsent(self) -> bool:
         return bool(self._send_queue or self._wire.backlog)

@@ -96,20 +96,21 @@ class RoundTrips:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
         self._sent: Dict[int, int] = {}  # by the kind of a request: what had arrived before it
-        send, read = SshPacketizer.send_message, SshPacketizer.read_message
+        send, read = SshPacketizer.send_message, SshPacketizer.read_packet
 
         def sending(packetizer: SshPacketizer, message: Any) -> None:
             self._sent.setdefault(message.asbytes()[0], self.count)
             send(packetizer, message)
 
         def reading(packetizer: SshPacketizer) -> Any:
-            kind, message = read(packetizer)
+            packet = read(packetizer)
+            kind = packet[0]
             before = self._sent.get(REQUESTS[kind], 0) if kind in REQUESTS else -1
             self.count = max(self.count, before + 1)
-            return kind, message
+            return packet
 
         monkeypatch.setattr(SshPacketizer, "send_message", sending)
-        monkeypatch.setattr(SshPacketizer, "read_message", reading)
+        monkeypatch.setattr(SshPacketizer, "read_packet", reading)
 
 
 # What answers what; the server's algorithms answer the identification.
