@@ -8,13 +8,13 @@ import ssh_service
 from benchmarks.measure import OURS
 from benchmarks.peers.base import Peer
 from benchmarks.target import Target
-from ssh_service import SshClientCache, operations
+from ssh_service import Host, SshClientCache, operations
 
 __all__ = ["PEERS"]
 
 
 class _Ours(Peer):
-    """The verbs for programs, on a cache of their own."""
+    """A `Host` on a cache of its own, as other clients have an object for their connection."""
 
     name = OURS
 
@@ -26,7 +26,8 @@ class _Ours(Peer):
     def connect(self) -> None:
         """Make the connection."""
         self._cache = SshClientCache()
-        self._cache.get_client_connection(self.target.connect_params)
+        self._host = Host(self.target.connect_params, cache=self._cache)
+        self._cache.get_client_connection(self._host)
 
     def close(self) -> None:
         """End the connection."""
@@ -34,20 +35,19 @@ class _Ours(Peer):
 
     def run(self, command: str) -> str:
         """Run a command."""
-        return ssh_service.run(self.target.connect_params, command, cache=self._cache).stdout
+        return self._host.run(command).stdout
 
     def read(self, command: str) -> int:
         """Take the output as bytes."""
-        done = ssh_service.run(self.target.connect_params, command, cache=self._cache)
-        return len(done.stdout_bytes)
+        return len(self._host.run(command).stdout_bytes)
 
     def upload(self, local: str, remote_path: str) -> None:
         """Copy there."""
-        ssh_service.upload(self.target.connect_params, local, remote_path, cache=self._cache)
+        self._host.upload(local, remote_path)
 
     def download(self, remote_path: str, local: str) -> None:
         """Copy here."""
-        ssh_service.download(self.target.connect_params, remote_path, local, cache=self._cache)
+        self._host.download(remote_path, local)
 
     @classmethod
     def dial_all(cls, targets: Sequence[Target], command: str) -> List[str]:
