@@ -242,6 +242,7 @@ def deliver(
     # (A server ends the whole connection if an exec request contains a NUL character.)
     if shell is not None and (not isinstance(shell, str) or not shell or "\0" in shell):
         raise SshConfigError(f"shell: expected a path on the server, got {shell!r}")
+    check_text("shell", shell or "")
     if shell is not None and wrap is None and _NO_POSIX_SHELL.search(shell):
         raise SshConfigError(f"shell: expected a POSIX shell such as '/bin/sh', got {shell!r}")
     direct: Optional[bytes] = None

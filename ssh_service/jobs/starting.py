@@ -183,6 +183,7 @@ class Start:
         for name, value in (("shell", shell), ("cwd", cwd)):
             if value is not None and not _is_path(value):
                 raise SshConfigError(f"{name}: expected a path on the host, got {value!r:.80}")
+            scripts_of_commands.check_text(name, value or "")
         check_seconds("run_timeout", run_timeout, zero=False)
         self._shell, self._cwd, self._stdin = shell, cwd, stdin
         self._run_timeout = run_timeout

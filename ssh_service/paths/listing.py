@@ -12,6 +12,7 @@ from typing import Deque, Dict, List, NamedTuple, Optional, Pattern, Sequence, S
 from ssh_service.copying.context import CopyContext
 from ssh_service.copying.failures import Refused, display_path
 from ssh_service.copying.listing import MAX_ENTRIES, MAX_LEVELS, check_name
+from ssh_service.copying.options import check_encodable
 from ssh_service.copying.paths import join
 from ssh_service.copying.replies import is_folder, is_link, parse_attributes, parse_names
 from ssh_service.copying.sftp import protocol
@@ -128,6 +129,7 @@ def parse_pattern(pattern: str, recursive: bool = False) -> Tuple[PatternPart, .
     names = [name for name in names if name not in ("", ".")]
     if not names or "\0" in pattern:
         raise SshConfigError(f"pattern: expected a text such as '*.log', got {pattern!r}")
+    check_encodable("pattern", pattern)
     if pattern.startswith("/"):
         text = "expected a pattern relative to the path, without a slash at its start"
         raise SshConfigError(f"pattern: {text}, got {pattern!r}")

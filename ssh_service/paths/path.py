@@ -11,7 +11,7 @@ from typing import IO, Any, Callable, Iterable, Iterator, List, NamedTuple, Opti
 from ssh_service import api
 from ssh_service.commands.script import StrPath
 from ssh_service.copying.context import CopyContext
-from ssh_service.copying.options import Options
+from ssh_service.copying.options import Options, check_encodable
 from ssh_service.copying.sftp.protocol import Attributes, FolderEntry
 from ssh_service.errors import SshConfigError, SshTransferError
 from ssh_service.paths import content, listing, opening, removal, requests
@@ -629,6 +629,7 @@ class SshPath(QueryPath):
         text = text.as_posix() if isinstance(text, PurePath) else text
         if not isinstance(text, str) or not text or "\0" in text:
             raise invalid_setting("target", text, "a path")
+        check_encodable("target", text)
         plain = os.fsencode(text)
 
         async def link(context: CopyContext, path: bytes) -> None:

@@ -103,6 +103,21 @@ def test_start_job_without_a_script_is_refused_like_run() -> None:
         Host("web1").start_job()
 
 
+@pytest.mark.parametrize(
+    "call, why",
+    [
+        (lambda web: web.run("true", shell="/\ud800"), "shell: a lone surrogate"),
+        (lambda web: web.start_job("true", shell="/\ud800"), "shell: a lone surrogate"),
+        (lambda web: web.start_job("true", cwd="/\ud800"), "cwd: a lone surrogate"),
+        (lambda web: web.path("/").glob("\ud800"), "pattern: expected a path that can be enc"),
+        (lambda web: web.path("/x").symlink_to("\ud800"), "target: expected a path that can be"),
+    ],
+)
+def test_paths_on_the_host_that_cannot_be_encoded_are_refused(call: Any, why: str) -> None:
+    with pytest.raises(SshConfigError, match=why):
+        call(Host("web.invalid", **NOTHING))
+
+
 @pytest.mark.parametrize("function", [ssh_service.upload, ssh_service.download])
 def test_copies_refuse_a_path_that_cannot_be_encoded(function: Any) -> None:
     with pytest.raises(SshConfigError, match="_path: expected a path that can be encoded"):
