@@ -170,7 +170,7 @@ class Command(Terminable):
                 held,
                 connection_id,
                 terminal=pty,
-                has_marks=not is_command or sudo.password is not None,
+                waits_for_sudo=not is_command or sudo.password is not None,
                 refuse=self._terminate,
                 run_callback=self.run_callback,
                 set_timer=self.set_timer,
@@ -206,7 +206,9 @@ class Command(Terminable):
         if sudo is not None and self._sudo is not None:
             mark = self._sudo.mark_start
             if is_command:
-                text, shell = sudo.script(text, bool(self._env), mark), "/bin/sh"
+                self._sudo.hide(text)
+                text = sudo.script(text, bool(self._env), mark, self._terminal is not None)
+                shell = "/bin/sh"
             else:
                 wrap = functools.partial(sudo.wrap, shell=shell, start=mark)
         return script.deliver(

@@ -32,6 +32,9 @@ _LINE_END = re.compile(r"\r?\n")
 # The name of a command without arguments: neither a comment nor a variable.
 _ONE_WORD = re.compile(r"[^\s#=]+\Z")
 _NO_POSIX_SHELL = re.compile(r"(?:\A|/)(?:fish|t?csh)\Z")
+# A word that was quoted by one of our functions, and what stands for a special character in it.
+_QUOTED = re.compile(r"'((?:[^']|'\\[\\'!]')*)'(?: |\Z)")
+_ESCAPED = re.compile(r"'\\([\\'!])'")
 # Characters that are special within single quotes in some shell: any, fish, or csh.
 _SPECIAL_IN_QUOTES = re.compile(r"(['\\!])")
 
@@ -290,6 +293,11 @@ def _on_one_line(program: str) -> str:
 def quote(text: str) -> str:
     """Quote a text for a POSIX shell."""
     return "'" + text.replace("'", "'\\''") + "'"
+
+
+def unquote(words: str) -> List[str]:
+    """Return words that were quoted by `one_script`."""
+    return [_ESCAPED.sub(r"\1", word) for word in _QUOTED.findall(words)]
 
 
 def quote_for_any_shell(text: str) -> str:

@@ -127,6 +127,11 @@ class Stdin:
         self._pump_again = False  # guarded by _lock
         self._channel: Optional[SshChannel] = None  # guarded by _lock
 
+    def is_empty(self) -> bool:
+        """Return whether there is nothing to send but the end of file."""
+        with self._lock:
+            return not self._data and not self._more
+
     def start(self, channel: SshChannel, preamble: bytes = b"") -> None:
         """Begin to send, the preamble first."""
         with self._lock:

@@ -22,21 +22,75 @@ _SHELL = (
     'case ${s##*/} in *csh|fish)printf "{start}shell>" >&2;exit 126;;esac;'
     'exec sudo {options} -- "$s" -c "$0"'
 )
-# Has sudo itself run a command, and asks for the password before that: only `sudo -v` reads it, so
-# that it can never be mistaken for the command's input, nor the input for a password.  (`exit`, as
-# sudo remembers the password for one parent process: a shell must not be replaced by its last
-# command.)
+# Has sudo itself run a command.  (Not by `exec`: after `sudo -v`, sudo remembers the password for
+# one parent process.)  The shell's own messages, such as those about a signal, would show the
+# command; and a Ctrl-C is for the command alone.
 _COMMAND = """\
-sudo -S -p "{start}ask>" -v{user} || exit
-sudo -n -v{user} 2>/dev/null || { printf "{start}forgotten>" >&2; exit 126; }
-printf "{start}ready>" >&2
+command -v sudo >/dev/null || { echo "sudo: command not found" >&2; exit 1; }
+_ssh_f() { sudo "$@"{user} -- {words}; }
+set -- -n
+{ask}{watch}exec 3>&2 2>/dev/null
+trap : INT QUIT
+_ssh_f "$@"{option} 2>&3 3>&-
+_ssh_s=$?
+{check}
+exit $_ssh_s"""
+# Asks for the password before that: only `sudo -v` reads it, so that it can never be mistaken for
+# the command's input, nor the input for a password.  If sudo forgets it at once, the command can
+# be run only if it has no input: then sudo asks again.
+_ASK = """\
+LC_ALL=C sudo -S -p "{start}ask>" -v{user} || exit
+if LC_ALL=C sudo -n -v{user} 2>/dev/null; then
+    printf "{start}ready>" >&2
+else
+    printf "{start}forgotten>" >&2
+    set -- -S -p "{start}again>"
+fi
 IFS= read -r _ssh_s || exit 126
-unset _ssh_s
 printf "{start}begin>" >&2
-{command}
-exit $?"""
-# The message is one of sudo's refusals, see `SudoInput`.
-_REQUIRE_SUDO = 'command -v sudo >/dev/null || { echo "sudo: command not found" >&2; exit 1; }'
+"""
+# Reports whether sudo allows the command, with what sudo prints meanwhile, such as warnings: if
+# the exit status is 1, it may be sudo's.
+_CHECK = """\
+if [ $_ssh_s = 1 ]; then
+    printf "{start}check>" >&3
+    if _ssh_f -n -l </dev/null >/dev/null 2>&3; then
+        printf "{start}allowed>" >&3
+    else
+        printf "{start}denied>" >&3
+    fi
+fi"""
+# Reports when the terminal is ready for the command's input, the end of file included: if sudo
+# runs the command on another terminal (`use_pty`), only after it has made this one raw; if not, as
+# soon as it has started something; and if no sudo can be seen, after a second.
+_WATCH = """\
+(
+    IFS= read -r _l </proc/$$/stat
+    set -- ${_l##*") "}
+    session=$4 n=0
+    while [ $n -lt 10 ]; do
+        case $(stty -a </dev/tty) in *-icanon*) break ;; esac
+        all=$(cat /proc/[0-9]*/stat | LC_ALL=C grep ") [A-Y] [0-9]* [0-9]* $session ")
+        sudo=" "
+        while IFS= read -r _l; do
+            case $_l in *" (sudo) "*) sudo="$sudo${_l%% *} " ;; esac
+        done <<END_OF_LIST
+$all
+END_OF_LIST
+        while IFS= read -r _l; do
+            set -- ${_l##*") "}
+            case $sudo in *" $2 "*)
+                case $_l in *" (sudo) "*) ;; *) n=10 ;; esac ;;
+            esac
+        done <<END_OF_LIST
+$all
+END_OF_LIST
+        [ "$sudo" != " " ] || n=$((n + 1))
+        sleep 0.1 || sleep 1
+    done
+    printf "{start}input>" >/dev/tty
+) </dev/null >/dev/null 2>&1 &
+"""
 
 
 class Sudo(NamedTuple):
@@ -66,20 +120,19 @@ class Sudo(NamedTuple):
         command = f"""exec /bin/sh -c '{outer}' 'printf "{start}%s>" begin >&2;{commands}'"""
         return command if shell is None else f"{command} {quote_for_any_shell(shell)}"
 
-    def script(self, words: str, has_variables: bool, start: str) -> str:
+    def script(self, words: str, has_variables: bool, start: str, terminal: bool = False) -> str:
         """
         Return the script by which sudo itself runs a command.
 
         `words` are the command and its arguments, quoted.  The command gets the variables of the
-        script if `has_variables`.  `start` begins all marks; without a password there are none.
+        script if `has_variables`.  `start` begins all marks.
         """
-        user = self._user("'")
         # (Not --preserve-env=NAMES: sudo would log the values.)
-        command = f"sudo -n{' -E' if has_variables else ''}{user} -- {words}"
-        if self.password is None:
-            return f"{_REQUIRE_SUDO}\nexec {command}"
-        text = _COMMAND.replace("{user}", user).replace("{start}", start)
-        return text.replace("{command}", command)
+        text = _COMMAND.replace("{option}", " -E" if has_variables else "")
+        text = text.replace("{ask}", "" if self.password is None else _ASK)
+        text = text.replace("{watch}", _WATCH if terminal else "").replace("{check}", _CHECK)
+        text = text.replace("{user}", self._user("'")).replace("{start}", start)
+        return text.replace("{words}", words)
 
     def _user(self, quote: str) -> str:
         return "" if self.user is None else f" -u {quote}{self.user}{quote}"

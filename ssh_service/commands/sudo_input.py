@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, List, Optional
+import re
+from typing import Callable, Dict, List, Optional, Set
 
 from ssh_service.commands.marks import Marks
+from ssh_service.commands.script import unquote
 from ssh_service.commands.stdin import InputSource, Stdin
 from ssh_service.commands.sudo import Sudo
 from ssh_service.errors import SshSudoRefused
@@ -17,13 +19,14 @@ from ssh_service.transport.text import printable
 _ANSWER_TIMEOUT = 30.0
 # More marks than a script writes: sudo may ask again, but gets no second answer.
 _MAX_MARKS = 100
-# The most bytes of sudo's own output that are kept, and the most characters that a message shows.
-_MAX_KEPT, _MAX_SHOWN = 64 * 1024, 300
+# The most bytes of sudo's own output that are kept; the most of a command's output in which sudo's
+# refusal is looked for; and the most characters that a message shows.
+_MAX_KEPT, _MAX_SEARCHED, _MAX_SHOWN = 64 * 1024, 4096, 300
 _FAILURES: Dict[bytes, str] = {
     b"ask": "sudo asked a second time: the password is wrong, or it wants something else as well",
     b"shell": "the shell is csh or fish, but sudo needs a POSIX shell: pass shell='/bin/sh'",
-    b"forgotten": "sudo forgets the password at once on this host (timestamp_timeout=0), so it"
-    " cannot be passed to a single command: pass a script instead of args",
+    b"forgotten": "sudo forgets the password at once on this host (timestamp_timeout=0), so a"
+    " command of args cannot have input: pass a script instead of args, or no input",
 }
 _HINTS = (
     ("tty", "; if sudo requires a terminal, pass pty=True"),
@@ -31,8 +34,10 @@ _HINTS = (
 )
 # For a script, which needs a rule for its shell.
 _HINT_AT_ARGS = ", or args if the rules allow only a command"
-# What sudo prints if it refuses to run a command, at the beginning of its first line.
+# How each line begins that sudo prints if it refuses to run a command.
 _REFUSALS = (b"sudo: ", b"Sorry, ")
+# The commands by which a shell under sudo reads a script, as sudo prints them.
+_SHELL_COMMANDS = re.compile(rb'printf "[^"]*" begin >&2;.*?eval "\$_ssh_s"', re.DOTALL)
 
 
 class SudoInput:
@@ -41,7 +46,8 @@ class SudoInput:
 
     Marks in the output report the progress: ``ask`` is sudo's prompt, and ``begin`` is written as
     soon as the command itself runs.  The output before ``begin`` is sudo's own; it is kept for the
-    message of an error.
+    message of an error.  A command of `args` has further marks, see `Sudo.script`: sudo may still
+    refuse to run it.
 
     Parameters
     ----------
@@ -55,8 +61,8 @@ class SudoInput:
         ``user@host:port``, for messages.
     terminal : bool
         Whether the command has a terminal.
-    has_marks : bool
-        Whether the script writes marks.  If not, sudo reads no input, so none is held back.
+    waits_for_sudo : bool
+        Whether the script writes the mark ``begin``.  If not, sudo reads no input.
     refuse : Callable[[SshSudoRefused], None]
         Ends the command with an error.
     run_callback : Callable[..., None]
@@ -80,7 +86,7 @@ class SudoInput:
         connection_id: str,
         *,
         terminal: bool,
-        has_marks: bool,
+        waits_for_sudo: bool,
         refuse: Callable[[SshSudoRefused], None],
         run_callback: Callable[..., None],
         set_timer: Callable[[float, Callable[[], None]], None],
@@ -89,7 +95,12 @@ class SudoInput:
         self._connection_id, self._terminal = connection_id, terminal
         self._refuse, self._run_callback, self._set_timer = refuse, run_callback, set_timer
         self._marks = Marks(_MAX_MARKS)
-        self._printed = b""  # reader thread only: the output that is sudo's, or may be
+        # Reader thread only: the output that is sudo's, or may be; what sudo printed when it was
+        # asked whether it allows the command, None if it was not; and its answer.
+        self._printed = b""
+        self._checked: Optional[bytes] = None
+        self._verdict = b""
+        self._command = ""  # of args, quoted
         self._answers: List[Stdin] = []  # `append` is atomic
         self._secret: Optional[Secret] = None  # the password, once it is known
         self._channel: Optional[SshChannel] = None
@@ -98,16 +109,24 @@ class SudoInput:
         self._lock = Lock()
         # Guarded by _lock: "waiting", "asked", "answered", "starting", "begun", or "over" if sudo
         # gets no input any more.
-        self._phase = "waiting" if has_marks else "begun"
+        self._phase = "waiting" if waits_for_sudo else "begun"
+        # Guarded by _lock: the marks that must arrive before the command's input is sent.
+        self._awaited: Set[bytes] = {b"begin"} if waits_for_sudo else set()
+        if held is not None and terminal:
+            self._awaited.add(b"input")
 
     @property
     def mark_start(self) -> str:
         """The beginning of the marks that the script should write."""
         return self._marks.start
 
+    def hide(self, words: str) -> None:
+        """Show no argument of a command, which is given as quoted words, in an error."""
+        self._command = words
+
     @property
     def has_begun(self) -> bool:
-        """Whether the command itself runs; without marks, it is assumed to."""
+        """Whether the command itself runs; if sudo is not waited for, it is assumed to."""
         return self._phase == "begun"
 
     @property
@@ -127,7 +146,12 @@ class SudoInput:
         if self._held is not None:
             self._source.start(channel, preamble)
 
-    def _release(self) -> None:
+    def _release(self, mark: bytes = b"") -> None:
+        """Send the command's input if this was the last mark that it waited for."""
+        with self._lock:
+            self._awaited.discard(mark)
+            if self._awaited:
+                return
         if self._held is not None:
             self._held.release()
         elif self._channel is not None:
@@ -170,15 +194,30 @@ class SudoInput:
             if word is None:
                 return b""
             self._on_mark(word)
-        if self._held is not None:  # sudo may still refuse to run the command
-            self._printed += chunk[: max(0, _MAX_SHOWN - len(self._printed))]
+        if self._held is None:  # the marks of scripts end here
+            return chunk
+        shown = b""
+        while True:
+            before, word, chunk = self._marks.take(chunk)
+            shown += self._note(before)
+            if word is None:
+                return shown
+            self._on_mark(word)
+
+    def _note(self, chunk: bytes) -> bytes:
+        """Note what may be sudo's refusal of a command of args; return the command's output."""
+        if self._checked is not None:
+            self._checked = (self._checked + chunk)[:_MAX_KEPT]
+            return b""
+        self._printed += chunk[: max(0, _MAX_SEARCHED - len(self._printed))]
         return chunk
 
     def flush(self) -> bytes:
         """Return the bytes that were held back; call this at the end of the output."""
+        rest = self._marks.flush()
         if self.has_begun:
-            return b""
-        self._printed += self._marks.flush()
+            return self._note(rest)
+        self._printed += rest
         return self._redacted()
 
     def _on_mark(self, word: bytes) -> None:
@@ -190,10 +229,28 @@ class SudoInput:
         elif word == b"ready":
             if self._advance("starting", "waiting", "answered"):
                 self._send(self._input(b"\n"))
+        elif word == b"forgotten" and self._held is not None and self._held.is_empty():
+            if self._advance("starting", "waiting", "answered"):
+                with self._lock:
+                    self._awaited.add(b"again")
+                self._send(self._input(b"\n"))
         elif word == b"begin":
             if self._advance("begun", "waiting", "answered", "starting"):
                 self._printed = b""
-                self._release()
+                self._release(b"begin")
+                if b"again" in self._awaited:  # rules may need no password for the command
+                    self._set_timer(_ANSWER_TIMEOUT, lambda: self._release(b"again"))
+        elif word == b"again" and self._secret is not None and word in self._awaited:
+            self._send(self._input(self._secret.reveal_bytes() + b"\n"))
+            self._release(b"again")
+        elif word == b"again":
+            self._refuse(self._error(_FAILURES[b"ask"]))
+        elif word == b"input":
+            self._release(b"input")
+        elif word == b"check":
+            self._checked = b""
+        elif word in (b"allowed", b"denied"):
+            self._verdict = word
         elif word in _FAILURES:
             self._fail(_FAILURES[word])
 
@@ -236,8 +293,18 @@ class SudoInput:
         problem = f"sudo did not run the command (exit status {status})"
         if not self.has_begun:
             return self._error(problem)
-        refused = self._held is not None and status == 1 and not has_output
-        return self._error(problem) if refused and self._printed.startswith(_REFUSALS) else None
+        may_be = self._held is not None and status == 1 and not has_output
+        return self._error(problem) if may_be and self._is_refusal() else None
+
+    def _is_refusal(self) -> bool:
+        """Return whether the output of a command of args is sudo's refusal to run it."""
+        # The command's locale is not ours to change, so what sudo says may be in any language.
+        printed, checked = _lines(self._printed), _lines(self._checked or b"")
+        if self._verdict == b"denied" and printed and set(checked) <= set(printed):
+            return True
+        # Lines that sudo prints each time, such as that it cannot resolve the name of its host.
+        own = [line for line in printed if line not in checked]
+        return bool(own) and all(line.startswith(_REFUSALS) for line in own)
 
     def _error(self, problem: str) -> SshSudoRefused:
         lines = self._redacted().decode("utf-8", "replace").splitlines()
@@ -256,10 +323,49 @@ class SudoInput:
         return error
 
     def _redacted(self) -> bytes:
-        """Return sudo's output without the password, which a terminal may have echoed."""
+        """Return sudo's output without the password, the script's commands, and arguments."""
+        text = _SHELL_COMMANDS.sub(b"...", self._printed.replace(b"\r\n", b"\n"))
+        text = _without_arguments(text, unquote(self._command))
         if self._secret is None:
-            return self._printed
-        return self._printed.replace(self._secret.reveal_bytes(), b"***")
+            return text
+        # A terminal may have echoed it; a strange sudo may break the line in it.
+        return _without_secret(text, self._secret.reveal_bytes())
+
+
+def _lines(text: bytes) -> List[bytes]:
+    """Return the lines that are not empty, without a line that was cut off."""
+    lines = [line.strip() for line in text.splitlines()]
+    if len(text) >= _MAX_SEARCHED:
+        del lines[-1:]
+    return [line for line in lines if line]
+
+
+def _without_arguments(text: bytes, words: List[str]) -> bytes:
+    """Replace a command's arguments, also at the end, where the text may have been cut off."""
+    if len(words) < 2:
+        return text
+    first = words[0].rpartition("/")[2]
+    name, command = (
+        one.encode("utf-8", "surrogateescape") for one in (first, " ".join([first, *words[1:]]))
+    )
+    text = text.replace(command, name + b" ...")
+    size = min(len(command), len(text)) if len(text) >= _MAX_SEARCHED else 0
+    for length in range(size, len(name) + 1, -1):
+        if text.endswith(command[:length]):
+            return text[:-length] + name + b" ..."
+    return text
+
+
+def _without_secret(text: bytes, secret: bytes) -> bytes:
+    """Replace a secret in a text, also where white space or control characters are in it."""
+    places = [at for at, byte in enumerate(text) if byte > 0x20]
+    dense, wanted = (bytes(byte for byte in one if byte > 0x20) for one in (text, secret))
+    shown, shown_to, at = b"", 0, dense.find(wanted) if wanted else -1
+    while at >= 0:
+        shown += text[shown_to : places[at]] + b"***"
+        shown_to = places[at + len(wanted) - 1] + 1
+        at = dense.find(wanted, at + len(wanted))
+    return (shown + text[shown_to:]).replace(secret, b"***")
 
 
 class HeldInput:
@@ -277,6 +383,10 @@ class HeldInput:
         self._lock = Lock()
         self._channel: Optional[SshChannel] = None  # guarded by _lock
         self._is_released = False  # guarded by _lock
+
+    def is_empty(self) -> bool:
+        """Return whether there is nothing to send but the end of file."""
+        return self._stdin.is_empty()
 
     def start(self, channel: SshChannel, preamble: bytes = b"") -> None:
         """Send the preamble; send stdin, too, if it was released."""

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, Optional
 
 import pytest
 
@@ -116,6 +116,14 @@ class SudoHost:
         return found
 
 
+def _namespace(pid: Optional[int]) -> str:
+    """Return the mount namespace of a process, which is the server's own."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/mnt")
+    except OSError:
+        return ""  # it has ended
+
+
 @contextlib.contextmanager
 def sudo_host() -> Iterator[SudoHost]:
     """Start a server, and stop it with everything that ran on it."""
@@ -128,12 +136,14 @@ def sudo_host() -> Iterator[SudoHost]:
     folder = Path(tempfile.mkdtemp(prefix="ssh_service-sudo-"))
     folder.chmod(0o755)
     try:
-        host = SudoHost(folder)
+        host, namespace = SudoHost(folder), ""
         try:
             with host.sshd:
+                namespace = _namespace(host.sshd.pid)
                 yield host
         finally:
-            left = process_tree.started_with(f"SUDO_USER={USER}")
+            left = process_tree.started_with(f"SUDO_USER={USER}")  # perhaps of another test run
+            left = [pid for pid in left if _namespace(pid) == namespace != ""]
             process_tree.send_signal(left, signal.SIGKILL)
     finally:
         shutil.rmtree(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -22,7 +23,8 @@ from ssh_service import (
     start,
     start_job,
 )
-from ssh_service.commands import sudo_input
+from ssh_service.commands import sudo_input, termination
+from ssh_service.connections import lender
 from ssh_service.errors import SshCommandCancelled, SshCommandTimeout, SshSudoRefused
 from ssh_service.events import CommandEnded, Event
 from ssh_service.secret import Secret
@@ -133,7 +135,7 @@ def test_password_is_not_sent_where_no_rule_needs_it(
 def test_sudo_itself_runs_the_command_of_args(host: SudoHost, cache: SshClientCache) -> None:
     """So a rule for this one command suffices; arguments and input arrive unchanged."""
     host.rules(f"{USER} ALL=(root) /usr/bin/printf, /usr/bin/tee\n")
-    odd = ["%s|", "a  b", "it's", "$HOME", "", "\\", "-n", "ü\n"]
+    odd = ["%s|", "a  b", "it's", "$HOME", "", "\\", "-n", "one\r\ntwo", "ü\n"]
     common: Dict[str, Any] = {"sudo": True, "cache": cache, "timeout": PATIENCE}
     process = run(host.web, args=["printf", *odd], sudo_password=PASSWORD, **common)
     assert process.stdout == "|".join([*odd[1:], ""]) and process.stderr == ""
@@ -148,9 +150,13 @@ def test_sudo_itself_runs_the_command_of_args(host: SudoHost, cache: SshClientCa
     assert "COMMAND=/usr/bin/printf" in host.log() and "sh -c" not in host.log()
     with pytest.raises(SshSudoRefused) as caught:
         run(host.web, "id", sudo_password=PASSWORD, **common)
-    assert "not allowed" in str(caught.value)
+    assert "not allowed to execute '/bin/bash -c ...' as root" in str(caught.value)
     with pytest.raises(SshSudoRefused, match="not allowed to execute '/usr/bin/id'"):
         run(host.web, args=["id"], sudo_password=PASSWORD, **common)
+    with pytest.raises(
+        SshSudoRefused, match=r"not allowed to execute '/usr/bin/id \.\.\.' as root"
+    ):
+        run(host.web, args=["id", "-u", "it's\nsecret"], sudo_password=PASSWORD, **common)
     host.rules(f"{USER} ALL=(root) NOPASSWD: /usr/bin/printf\n")
     assert run(host.web, args=["printf", "on"], **common).stdout == "on"
     with pytest.raises(SshSudoRefused, match="a password is required.*; pass sudo_password$"):
@@ -173,15 +179,21 @@ def test_command_of_args_gets_its_variables_and_the_log_does_not(
         assert "secret" not in host.log()
 
 
-def test_command_of_args_without_remembered_passwords_is_an_error_that_names_a_way(
-    host: SudoHost, cache: SshClientCache
+@pytest.mark.parametrize("more", [{}, {"pty": True}], ids=str)
+def test_command_of_args_without_input_needs_no_remembered_password(
+    more: Dict[str, Any], host: SudoHost, cache: SshClientCache
 ) -> None:
-    """A script can be run on such a host."""
-    host.rules(f"Defaults timestamp_timeout=0\n{ALL}")
-    common: Dict[str, Any] = {"sudo": True, "sudo_password": PASSWORD, "cache": cache}
-    with pytest.raises(SshSudoRefused, match="pass a script instead of args"):
-        run(host.web, args=["id"], timeout=PATIENCE, **common)
-    assert run(host.web, "id -un", timeout=PATIENCE, **common).stdout == "root\n"
+    """One with input could not tell a second prompt from its beginning: a script can."""
+    host.rules(f"Defaults timestamp_timeout=0\n{PTY[1]}{ALL}")
+    common: Dict[str, Any] = {"sudo": True, "sudo_password": PASSWORD, "cache": cache, **more}
+    process = run(host.web, args=["sh", "-c", "id -un; cat"], timeout=PATIENCE, **common)
+    assert (process.stdout.split(), process.stderr) == (["root"], "")
+    with pytest.raises(SshSudoRefused, match="pass a script instead of args, or no input"):
+        run(host.web, args=["cat"], input="x", timeout=PATIENCE, **common)
+    process = run(host.web, "id -un; cat", input="x", timeout=PATIENCE, **common)
+    assert "root" in process.stdout
+    with pytest.raises(SshSudoRefused, match="asked a second time"):
+        run(host.web, args=["id"], timeout=PATIENCE, **{**common, "sudo_password": "wrong"})
 
 
 @pytest.mark.parametrize("work", [{"script": "id"}, {"args": ["id"]}], ids=["script", "args"])
@@ -223,6 +235,36 @@ def test_refusals_of_sudo_are_errors_with_what_it_printed(
         run(host.web, "id", sudo_password=number, **common)
 
 
+def test_refusal_of_a_command_of_args_is_an_error_in_any_language(
+    host: SudoHost, cache: SshClientCache
+) -> None:
+    """The account's language is the command's, too; what sudo shows of the command is not."""
+    says = "Leider darf »/usr/bin/id --secret« auf web1 nicht ausgeführt werden."
+    host.fake(f'#!/bin/sh\ncase "$*" in *-l*) ;; *) echo "{says}" >&2 ;; esac; exit 1\n')
+    args = ["id", "--secret"]
+    with pytest.raises(SshSudoRefused, match="Leider darf »/usr/bin/id ...« auf web1"):
+        run(host.web, args=args, sudo=True, cache=cache, timeout=PATIENCE)
+
+
+def test_command_that_fails_with_a_message_like_sudos_is_not_refused(
+    host: SudoHost, cache: SshClientCache
+) -> None:
+    """Before it runs a command, sudo may warn, such as that it cannot resolve its host's name."""
+    warns = 'echo "sudo: unable to resolve host web1" >&2; exec /usr/bin/sudo "$@"'
+    fails = 'test "$1" || exit 1; echo "sudo: $1" >&2; echo more >&2; exit 1'
+    for password in (None, PASSWORD):
+        host.real()
+        host.rules(ALL if password else NO_PASSWORD)
+        common: Dict[str, Any] = {"sudo": True, "sudo_password": password, "cache": cache}
+        process = run(host.web, args=["sh", "-c", fails, "x", "it"], timeout=PATIENCE, **common)
+        assert (process.exit_status, process.stderr) == (1, "sudo: it\nmore\n")
+        host.fake(f"#!/bin/sh\n{warns}\n")
+        process = run(host.web, args=["sh", "-c", fails], timeout=PATIENCE, **common)
+        assert process.exit_status == 1 and process.stderr == "sudo: unable to resolve host web1\n"
+        with pytest.raises(SshSudoRefused, match="command not found"):
+            run(host.web, args=["no-such-command"], timeout=PATIENCE, **common)
+
+
 def test_host_without_sudo_is_an_error(host: SudoHost, cache: SshClientCache) -> None:
     host.fake('#!/bin/sh\necho "sudo: not here" >&2; exit 127\n')
     for password in (None, PASSWORD):
@@ -258,10 +300,11 @@ def test_other_prompt_or_silence_is_an_error_with_what_was_printed(
         run(host.web, timeout=PATIENCE, **common)
     # It prints our prompt, and echoes what it reads.
     prompt = 'while [ "$1" != -p ]; do shift; done; printf "%s" "$2" >&2; read -r line; '
-    host.fake(f'#!/bin/sh\n{prompt}echo "got $line" >&2; sleep 61\n')
+    broken = 'echo "got $line" | sed "s/word/wo\\n\\trd/" >&2'
+    host.fake(f"#!/bin/sh\n{prompt}{broken}; sleep 61\n")
     with pytest.raises(SshSudoRefused, match="did not accept the password within 1 s") as caught:
         run(host.web, timeout=PATIENCE, **common)
-    assert "got ***" in str(caught.value) and PASSWORD not in str(caught.value)
+    assert "got ***" in str(caught.value) and "rd's" not in str(caught.value)
     assert PASSWORD not in str(caught.value.process and caught.value.process.stderr)
 
 
@@ -272,8 +315,6 @@ def test_sudo_that_requires_a_terminal_gets_it_by_pty(
     common: Dict[str, Any] = {"sudo": True, "sudo_password": PASSWORD, "cache": cache}
     host.rules(TERMINAL + options + ALL)
     for work in ({"script": "id -un; [ -t 0 ] && echo tty"}, {"args": ["id", "-un"]}):
-        if options == PTY[1] and "args" in work:
-            continue  # its sudo may turn the end of the input into a NUL, as it changes terminals
         with pytest.raises(SshSudoRefused, match="pass pty=True"):
             run(host.web, timeout=PATIENCE, **common, **work)
         process = run(host.web, pty=True, env={"VALUE": VALUE}, timeout=PATIENCE, **common, **work)
@@ -283,6 +324,38 @@ def test_sudo_that_requires_a_terminal_gets_it_by_pty(
             host.web, "id", pty=True, sudo=True, sudo_password="wrong", cache=cache,
             timeout=PATIENCE,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "options, password", [(PTY[0], None), (PTY[1], None), (PTY[1], PASSWORD)], ids=repr
+)
+def test_command_of_args_gets_its_input_on_a_terminal_of_sudos_own(
+    options: str, password: Any, host: SudoHost, cache: SshClientCache
+) -> None:
+    """Meanwhile ours becomes raw, so that a Ctrl-D which it took before would be a NUL."""
+    host.rules(options + (ALL if password else NO_PASSWORD))
+    common: Dict[str, Any] = {"sudo": True, "sudo_password": password, "cache": cache}
+    command = ["sh", "-c", "[ -t 0 ] && stty -echo; cat; id -un"]
+    for given, shown in (("", ""), ("one\ntwo\n", "one\r\ntwo\r\n")):
+        process = run(host.web, args=command, input=given, pty=True, timeout=PATIENCE, **common)
+        assert process.stdout.replace(given.replace("\n", "\r\n"), "", 1) in (
+            "root\r\n",
+            f"{shown}root\r\n",
+        )
+
+
+def test_control_c_is_for_the_command_of_args(host: SudoHost, cache: SshClientCache) -> None:
+    """It goes on as it likes; the shell that has started sudo is not ended."""
+    host.rules(PTY[0] + NO_PASSWORD)
+    command = ["sh", "-c", "stty -echo; trap 'echo int' INT; echo on; read x; read x; echo $x"]
+    with start(host.web, args=command, sudo=True, pty=True, cache=cache) as process:
+        lines = process.lines()
+        assert next(lines) == "on\r\n"
+        process.write("\x03")
+        assert next(lines) == "int\r\n"
+        process.write("one\ntwo\n")
+        assert next(lines) in ("one\r\n", "two\r\n")
+        assert process.result(PATIENCE).exit_status == 0
 
 
 def test_cwd_of_a_script_is_entered_with_the_rights_of_root(
@@ -321,19 +394,20 @@ def test_time_out_ends_roots_processes(
     eventually(lambda: not any(map(is_running, numbers)), "they end")
 
 
-@pytest.mark.parametrize("more", [{}, {"pty": True}], ids=str)
+@pytest.mark.parametrize("options", PTY, ids=["plain", "use_pty"])
 def test_command_of_args_that_ignores_signals_has_ended_when_the_error_says_so(
-    more: Dict[str, Any], host: SudoHost, cache: SshClientCache
+    options: str, host: SudoHost, cache: SshClientCache
 ) -> None:
     """With a terminal, the server closes the session while root's process still runs."""
-    common: Dict[str, Any] = {"sudo": True, "sudo_password": PASSWORD, "cache": cache, **more}
+    host.rules(options + NO_PASSWORD)
     command = ["sh", "-c", "trap '' TERM HUP INT; echo $$; sleep 64 & wait; wait"]
-    run(host.web, "true", cache=cache, timeout=PATIENCE)  # connects
-    with pytest.raises(SshCommandTimeout) as caught:
-        run(host.web, args=command, timeout=3, **common)
-    assert caught.value.process is not None
-    (number,) = pids(caught.value.process.stdout)
-    assert not (caught.value.ended and is_running(number))
+
+    with start(host.web, args=command, sudo=True, pty=True, cache=cache) as process:
+        (number,) = pids(next(process.lines()))
+        process.future.cancel()
+        error = process.future.exception(PATIENCE)
+    assert isinstance(error, SshCommandCancelled)
+    assert not (error.ended and is_running(number))
     eventually(lambda: not is_running(number), "it ends")
 
 
@@ -351,6 +425,28 @@ def test_cancelled_command_of_args_ends_if_the_rules_allow_it(
         run(host.web, args=["sleep", "64.5"], sudo=True, cache=cache, timeout=2)
     assert caught.value.ended is None and "may still run" in str(caught.value)
     assert host.processes("64.5")
+
+
+def test_interrupted_command_of_args_has_ended_when_its_cache_is_closed(
+    host: SudoHost, cache: SshClientCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ending it takes another session, on a connection that is still needed for that."""
+    for module, name in ((lender, "_ENDING_TIMEOUT"), (termination, "_SCRIPT_TIMEOUT")):
+        monkeypatch.setattr(module, name, PATIENCE)  # on a busy machine they may not suffice
+    shown: List[str] = []
+
+    def interrupt(text: str) -> None:
+        shown.append(text)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            host.web, args=["sh", "-c", "echo $$; sleep 68"], sudo=True, sudo_password=PASSWORD,
+            on_stdout=interrupt, cache=cache, timeout=PATIENCE,
+        )  # fmt: skip
+    cache.cleanup()
+    (number,) = pids("".join(shown))
+    eventually(lambda: not is_running(number), "it ends")
 
 
 def test_time_out_while_sudo_asks_runs_nothing(

@@ -9,6 +9,7 @@ from typing import Any, Callable, List
 import pytest
 
 from ssh_service import Host, download, fleet, run, start, start_job, upload
+from ssh_service.commands import sudo_input
 from ssh_service.commands.sudo import Sudo, check_sudo
 from ssh_service.commands.sudo_input import SudoInput
 from ssh_service.errors import SshConfigError
@@ -99,9 +100,10 @@ def test_wrapped_script_is_valid_in_single_quotes_of_any_shell() -> None:
 def test_sudo_without_a_password_never_reads_input() -> None:
     sudo = Sudo()
     assert " -n --" in sudo.wrap("true", None, "<12:") and "-S" not in sudo.wrap("", None, "<12:")
-    for has_variables, option in ((False, ""), (True, "-E ")):
+    for has_variables, option in ((False, ""), (True, " -E")):
         script = sudo.script("'id'", has_variables, "<12:")
-        assert script.endswith(f"\nexec sudo -n {option}-- 'id'") and "read" not in script
+        assert "-S" not in script and "read" not in script and "set -- -n\n" in script
+        assert f'_ssh_f "$@"{option} 2>' in script and """{ sudo "$@" -- 'id'; }""" in script
 
 
 def test_task_of_a_fleet_hides_the_password_except_in_a_pickle() -> None:
@@ -130,7 +132,7 @@ def test_function_for_the_password_is_called_once_for_all_that_sudo_runs() -> No
 class Driver:
     """The input under sudo, with what it sends and the errors that it reports."""
 
-    def __init__(self, has_marks: bool = True) -> None:
+    def __init__(self, waits_for_sudo: bool = True) -> None:
         self.sent: List[bytes] = []
         self.errors: List[str] = []
         self.timers: List[Callable[[], None]] = []
@@ -140,7 +142,7 @@ class Driver:
             None,
             "web1",
             terminal=False,
-            has_marks=has_marks,
+            waits_for_sudo=waits_for_sudo,
             refuse=lambda error: self.errors.append(str(error)),
             run_callback=lambda function: function(),
             set_timer=lambda seconds, function: self.timers.append(function),
@@ -232,3 +234,15 @@ def test_silence_is_an_error_unless_sudo_has_asked_or_begun() -> None:
     begun.input.strip(begun.mark("begin"))
     begun.timers[0]()
     assert begun.errors == []
+
+
+def test_error_shows_no_argument_and_no_part_of_the_password() -> None:
+    """Not even where the output is broken or cut off; the rest of it stays as it is."""
+    words = ["/usr/bin/a", "s", "it's\nlong " * 1000]
+    for shown in ("a s it's\nlong it's", "a " + " ".join(words[1:])):
+        assert sudo_input._without_arguments(
+            (b"sudo says as " * 400 + shown.encode()), words
+        ).endswith(b"says as a ...")
+    for secret, text in ((b"pass word", b"a passwo\r\n  rd b"), (b"  ", b"a   b")):
+        assert sudo_input._without_secret(text, secret) in (b"a *** b", b"a*** b")
+    assert sudo_input._without_secret(b"x" * 9, b"xxxx") == b"******x"
