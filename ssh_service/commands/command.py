@@ -132,7 +132,7 @@ class Command(Terminable):
         if pty not in (True, False):
             raise SshConfigError(f"pty: expected True or False, got {pty!r}")
         background.require_threads()
-        super().__init__(connection_id, timeout, sudo)
+        super().__init__(connection_id, timeout, sudo, bool(pty))
         self._run_callback = run_callback  # None: made at first use
         self._future_taken = False  # whether a caller has the future
         future = CommandFuture(self)
@@ -265,7 +265,7 @@ class Command(Terminable):
         if self.strand is not None and self._is_attended() and not sys.is_finalizing():
             message = "a running command was dropped, and is ended"
             cause = self._cancelled("its future was dropped, and with it the command")
-            self._end_causes.append(cause)
+            self._add_end_cause(cause)
             background.submit_from_destructor(self.strand, self._start_termination)
             self._warn_of_future(message, stacklevel=4)
 
@@ -417,13 +417,15 @@ class Command(Terminable):
         has_status = self._exit_status is not None
         cause = self._end_cause
         if cause is not None:
-            if self._is_terminating and self._may_outlive_channel() and error is None:
+            if self._may_outlive_channel():
                 # Processes that the command started may still run: the helper script reports
                 # their end, or `_stop_waiting` gives up.
                 self._is_closed = True
-                if not self._group_has_ended:
+                if self._is_terminating and error is None and not self._group_has_ended:
                     return
-            cause.ended = True if has_status or error is None else None
+                cause.ended = True if self._group_has_ended else None
+            else:
+                cause.ended = True if has_status or error is None else None
             self._settle(error=cause)
         elif self._refused is not None:
             what = "to give a terminal" if self._refused == "pty" else "to run a command"
@@ -444,10 +446,12 @@ class Command(Terminable):
 
     def _may_outlive_channel(self) -> bool:
         """Return whether processes of the command may still run after the channel was closed."""
-        # With a terminal, servers close the channel when the first process has ended: here, the
-        # shell that started sudo, which ends sooner than what root has started.
-        behind_sudo = self._sudo is not None and self._sudo.may_run
-        return self._group.may_outlive_shell or (behind_sudo and self._terminal is not None)
+        # With a terminal, servers close the channel when the first process has ended, such as the
+        # shell that started sudo.
+        if not self._is_requested or self._refused is not None:
+            return False
+        sudo_refused = self._sudo is not None and not self._sudo.may_run
+        return self._group.may_outlive_shell and not sudo_refused
 
     def _why_not_run(self) -> Optional[SshCommandError]:
         """Return the error if the command has ended before the script began."""
@@ -518,12 +522,13 @@ class Command(Terminable):
             timers, self._timers = self._timers, []
             self._ended_channels = []
         background.allow_exit(self)
+        self.being_ended.discard(self)
         self._end_causes.append(None)
         if process is None:
             self._note_left_running(error)
         cause = self._end_cause
         if cause is not None and error is not cause:  # cancelled while it was being settled
-            cause.ended = True if self.is_sent else None
+            cause.ended = self._is_known_to_have_ended(process, error)
             error = cause
         for timer in timers:
             timer.cancel()
@@ -538,6 +543,14 @@ class Command(Terminable):
         else:
             self._publish_outcome(process, error)
         return True
+
+    def _is_known_to_have_ended(
+        self, process: Optional[CompletedProcess], error: Optional[BaseException]
+    ) -> Optional[bool]:
+        """Return True if this outcome proves that all of the command has ended, otherwise None."""
+        if process is None:
+            return getattr(error, "ended", None)
+        return True if self.is_sent and not self._may_outlive_channel() else None
 
     def _note_left_running(self, error: Optional[BaseException]) -> None:
         """Pass on to the next command the processes that this one leaves, or did not end."""
@@ -569,7 +582,8 @@ class Command(Terminable):
     ) -> None:
         if process is not None and self._failures:  # the end of the output could not be written
             error, process = self._failures[0], None
-            error.process, error.ended = self._process(), True
+            error.process = self._process()
+            error.ended = self._is_known_to_have_ended(process, None)
         with self._lock:
             self._outcome, tracker = (process, error), self._tracker
         future = self._future()

@@ -54,11 +54,18 @@ class RemoteGroup:
     sudo : Optional[Sudo]
         The options by which sudo runs the command, and also the helper script that then sends the
         signals, because the server may not.  None: without sudo.
+    terminal : bool
+        Whether the command has a terminal.
 
     Attributes
     ----------
     process : Optional[Process]
         The command's process, once it is known.
+    needs_script : bool
+        Whether a helper script sends the signals, because the server does not.
+    ends_by_script : bool
+        Whether a helper script ends the processes: also where the server would send the signals,
+        but closes the session, because of the terminal, while some may still run.
 
     Notes
     -----
@@ -66,11 +73,12 @@ class RemoteGroup:
     be called from any thread.
     """
 
-    def __init__(self, root: bool, sudo: Optional[Sudo] = None) -> None:
+    def __init__(self, root: bool, sudo: Optional[Sudo] = None, terminal: bool = False) -> None:
         self._marks = Marks()
-        self.needs_script = False  # whether a helper script sends the signals; set by `begin`
+        self.needs_script = self.ends_by_script = False  # set by `begin`
         self.process: Optional[Process] = None
-        self._root = root
+        self._root, self._terminal = root, terminal
+        self._in_session = terminal or sudo is not None
         self._helper_options: Dict[str, Any] = {} if sudo is None else {"sudo": sudo}
         self._server = ""
         self._channel: Optional[SshChannel] = None
@@ -96,6 +104,7 @@ class RemoteGroup:
         self.needs_script = bool(self._helper_options) or known_servers.needs_script_to_signal(
             self._server, self._root
         )
+        self.ends_by_script = self.needs_script or (self._terminal and self._is_signalled())
         with self._lock:
             self._awaits_mark, self._is_running = awaits_mark, False
 
@@ -132,18 +141,26 @@ class RemoteGroup:
 
         def send(process: Optional[Process]) -> None:
             if process is not None:
-                script = processes.end_script(process, [name])
+                script = processes.end_script(process, [name], in_session=self._in_session)
                 run_helper(script, _ignore, **self._helper_options)
-            elif self._is_shell_signalled():
+            elif self._is_signalled():
                 channel.send_signal(name)  # this reaches at least the shell
 
         self._find(channel, run_helper, send)
 
-    def end(self, channel: SshChannel, run_helper: Helper, ended: Callable[[], None]) -> None:
-        """End all processes of the command by TERM and then KILL; call again if that failed."""
+    def end(
+        self, channel: SshChannel, name: str, run_helper: Helper, ended: Callable[[], None]
+    ) -> None:
+        """
+        End all processes of the command by TERM and then KILL, and call `ended` if there is proof.
+
+        Call it for TERM and a little later for KILL: it tries again if the first try failed.
+        """
         with self._lock:
             again, self._is_being_ended = self._is_being_ended, True
         if again:
+            if name == "KILL" and self._is_signalled() and not self._helper_options:
+                channel.send_signal(name)  # the script may be late
             return
 
         def on_output(output: Optional[bytes]) -> None:
@@ -158,22 +175,27 @@ class RemoteGroup:
 
         def end(process: Optional[Process]) -> None:
             if process is not None:
-                script = processes.end_script(process, ["TERM", "KILL"], _END_TIMEOUT)
+                script = processes.end_script(
+                    process, ["TERM", "KILL"], _END_TIMEOUT, in_session=self._in_session
+                )
                 run_helper(script, on_output, **self._helper_options)
                 return
             failed()
-            if self._is_shell_signalled():
-                channel.send_signal("TERM")
+            if self._is_signalled():
+                channel.send_signal(name)
 
         self._find(channel, run_helper, end)
 
     @property
     def may_outlive_shell(self) -> bool:
-        """Whether the command's children may still run after its own process has ended."""
-        return known_servers.is_dropbear(self._server)
+        """Whether the command's children may still run after its channel was closed."""
+        return self._terminal or known_servers.is_dropbear(self._server)
 
-    def _is_shell_signalled(self) -> bool:
-        return known_servers.is_dropbear(self._server)
+    def _is_signalled(self) -> bool:
+        """Return whether the server signals at least the command's own process."""
+        return known_servers.is_dropbear(self._server) or known_servers.signals_group(
+            self._server, self._root
+        )
 
     def _find(self, channel: SshChannel, run_helper: Helper, then: Then) -> None:
         with self._lock:

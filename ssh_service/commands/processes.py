@@ -64,6 +64,72 @@ look() {
 }
 send() { kill "-$1" $members; }
 """
+# What is left of a session whose leader has ended is signalled, too.
+_LEADER = """\
+if IFS= read -r _l </proc/{pid}/stat; then
+    set -- ${_l##*") "}
+    [ "${20}" = {started} ] || exit 0
+fi
+proof={ended} looked=
+"""
+# Sets `members` to the processes of the session that the process leads, and of its group; also to
+# those of the sessions that sudo has made: with a terminal, sudo may run a command on another one
+# (`use_pty`).  sudo passes on all signals but KILL, so `send` sends those to sudo, if it may.  A
+# session without members is forgotten, as its number may be reused.  `members` is never empty
+# unless all of /proc can be read.  If the leader has ended before a first look was over, nothing
+# is proved: a sudo that has ended with it may have left a session that nobody knows.
+_SESSION = """\
+sessions=" "
+look() {
+    _all=$(cat /proc/[0-9]*/stat)
+    _sudo=" " _more=1
+    while [ "$_more" ]; do
+        _more= members= own=" " behind=" " _found=" " _self=
+        set -- -e "^$$ (" -e ") [A-Ya-y] [0-9]* {pid} " -e ") [A-Ya-y] [0-9]* [0-9]* {pid} "
+        for _e in $sessions; do set -- "$@" -e ") [A-Ya-y] [0-9]* [0-9]* $_e "; done
+        for _e in $_sudo; do set -- "$@" -e ") [A-Ya-y] $_e "; done
+        _few=$(printf '%s\\n' "$_all" | LC_ALL=C grep "$@")
+        while IFS= read -r _l; do
+            sort_out "${_l%% *}" ${_l##*") "}
+        done <<END_OF_LIST
+$_few
+END_OF_LIST
+    done
+    sessions=$_found
+    IFS= read -r _l </proc/1/stat && [ "$_self" ] || members="hidden $members"
+    [ "$looked" ] || is {pid} {started} || proof=
+    looked=1
+}
+sort_out() {
+    if [ "$1" = $$ ]; then
+        _self=1
+        return
+    fi
+    [ "$4" -gt 1 ] && [ "$5" -gt 1 ] || return
+    case "$_sudo|${sessions}{pid} " in
+        *" $3 "*"|"*" $5 "*) ;;
+        *" $3 "*"|"*) sessions="$sessions$5 " _more=1 ;;
+    esac
+    if [ "$4" = {pid} ] || [ "$5" = {pid} ]; then
+        case $own in *" $4 "*) ;; *) own="$own$4 " ;; esac
+    else
+        case $sessions in *" $5 "*) ;; *) return ;; esac
+        case $behind in *" $4 "*) ;; *) behind="$behind$4 " ;; esac
+        case $_found in *" $5 "*) ;; *) _found="$_found$5 " ;; esac
+    fi
+    members="$members $1"
+    case "$_sudo|$_l" in
+        *" $1 "*"|"*) ;;
+        *"|$1 (sudo) "*) _sudo="$_sudo$1 " _more=1 ;;
+    esac
+}
+send() {
+    _sent=
+    for _e in $own; do kill "-$1" "-$_e" && _sent=1; done
+    [ "$_sent" ] && [ "$1" != KILL ] && return
+    for _e in $behind; do kill "-$1" "-$_e"; done
+}
+"""
 _END = """\
 for signal in {signals}; do
     look
@@ -141,11 +207,15 @@ def parse_stat(pid: int, fields: Sequence[str], boot: str = "") -> Optional[Proc
         return None
 
 
-def end_script(process: Process, signals: Sequence[str], wait: float = 0.0) -> str:
+def end_script(
+    process: Process, signals: Sequence[str], wait: float = 0.0, *, in_session: bool = False
+) -> str:
     """
     Return a script that sends signals to a process and its children.
 
-    After each signal, the script waits up to `wait` seconds for them to end.
+    After each signal, the script waits up to `wait` seconds for them to end.  `in_session`:
+    whether the process leads a session, all of which gets the signals, with the sessions that sudo
+    has made.
     """
     names = " ".join(map(shlex.quote, signals))
     if process.started is None:  # a system without /proc, where commands have process groups
@@ -155,9 +225,12 @@ def end_script(process: Process, signals: Sequence[str], wait: float = 0.0) -> s
     if process.boot:
         text += "IFS= read -r b </proc/sys/kernel/random/boot_id\n"
         text += f'[ "$b" = {shlex.quote(process.boot)} ] || {{ echo {ENDED}; exit; }}\n'
-    text += f"is {process.pid} {process.started} || exit 0\n"
-    text += _GROUP if process.leads else _TREE
-    text += _END.replace("{wait}", str(round(10 * wait))).replace("{signals}", names)
+    end = _END.replace("{wait}", str(round(10 * wait))).replace("{signals}", names)
+    if in_session and process.leads:
+        text += _LEADER + _SESSION + end.replace("{ended}", "$proof")
+    else:
+        text += "is {pid} {started} || exit 0\n"
+        text += (_GROUP if process.leads else _TREE) + end
     for name, value in (("pid", process.pid), ("started", process.started), ("ended", ENDED)):
         text = text.replace("{%s}" % name, str(value))
     return f"exec 2>/dev/null\n{text}"

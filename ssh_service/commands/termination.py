@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, List, Optional, Set
 
 from ssh_service import background
 from ssh_service.commands import process_group
@@ -42,7 +42,11 @@ class Terminable(ChannelSink):
     """
 
     def __init__(
-        self, connection_id: str, timeout: Optional[float], sudo: Optional[Sudo] = None
+        self,
+        connection_id: str,
+        timeout: Optional[float],
+        sudo: Optional[Sudo] = None,
+        terminal: bool = False,
     ) -> None:
         self.connection_id = connection_id
         # Runs the calls that users' threads hand over; None: the command was not submitted yet.
@@ -51,11 +55,13 @@ class Terminable(ChannelSink):
         # `run_helper` runs a helper script in another session.
         self.waits_for: Callable[[], str] = lambda: "queue"
         self.run_helper: Helper = no_helper
+        # The commands of a cache that are being ended: it waits for them before it closes.
+        self.being_ended: Set[Any] = set()  # changed only by atomic operations
         # Why the command ends: an error of ours, or None if it ended by itself.  Only the first
         # item counts; `append` is atomic.
         self._end_causes: List[Optional[SshCommandError]] = []
         self._timeout = timeout
-        self._group = RemoteGroup(connection_id.startswith("root@"), sudo)
+        self._group = RemoteGroup(connection_id.startswith("root@"), sudo, terminal)
         self._group_has_ended = False  # whether a helper script has reported this
         # Reader thread only: the channel is closed, but the process group may still run.
         self._is_closed = False
@@ -73,6 +79,11 @@ class Terminable(ChannelSink):
         return self._is_done or bool(self._end_causes)
 
     @property
+    def has_outcome(self) -> bool:
+        """Whether the command has its outcome."""
+        return self._is_done
+
+    @property
     def is_sent(self) -> bool:
         """Whether the script may have reached the server."""
         return self._channel is not None
@@ -86,7 +97,7 @@ class Terminable(ChannelSink):
         """Cancel the command; return False if it is done, or is already being ended."""
         error = self._cancelled("the command was cancelled")
         done = LockFreeEvent()
-        self._end_causes.append(error)
+        self._add_end_cause(error)
         # Also for a second call: the first one may have been interrupted before this line.
         self._hand_over(self._start_termination, done)
         if self._end_causes[0] is not error:
@@ -97,7 +108,7 @@ class Terminable(ChannelSink):
 
     def abandon(self) -> None:
         """Cancel the command without waiting, because an exception interrupted its caller."""
-        self._end_causes.append(self._cancelled("its caller gave up, and with it the command"))
+        self._add_end_cause(self._cancelled("its caller gave up, and with it the command"))
         self._hand_over(self._start_termination)
 
     def _on_timeout(self) -> None:
@@ -118,8 +129,12 @@ class Terminable(ChannelSink):
 
     def _terminate(self, error: SshCommandError) -> None:
         """End the command with an error; called on a worker, timer or reader thread."""
-        self._end_causes.append(error)
+        self._add_end_cause(error)
         self._start_termination()
+
+    def _add_end_cause(self, error: SshCommandError) -> None:
+        self._end_causes.append(error)
+        self.being_ended.add(self)
 
     @property
     def _end_cause(self) -> Optional[SshCommandError]:
@@ -144,6 +159,8 @@ class Terminable(ChannelSink):
             finally:  # also if the signal cannot be sent
                 self.set_timer(_TERM_TIMEOUT, self._kill)
         finally:
+            if self._is_done:
+                self.being_ended.discard(self)
             if done is not None:
                 done.set()
 
@@ -151,7 +168,7 @@ class Terminable(ChannelSink):
         try:
             self._signal("KILL")
         finally:
-            timeout = _SCRIPT_TIMEOUT if self._group.needs_script else _KILL_TIMEOUT
+            timeout = _SCRIPT_TIMEOUT if self._group.ends_by_script else _KILL_TIMEOUT
             self.set_timer(timeout, self._stop_waiting)
 
     def _on_group_ended(self) -> None:
@@ -214,8 +231,8 @@ class Terminable(ChannelSink):
             self._settle(process=self._killed(name), unless_sent=True)
 
     def _send_signal(self, channel: SshChannel, name: str) -> None:
-        if self._group.needs_script and self._is_terminating:
-            self._group.end(channel, self.run_helper, self._on_group_ended)
+        if self._group.ends_by_script and self._is_terminating:
+            self._group.end(channel, name, self.run_helper, self._on_group_ended)
         else:
             self._group.signal(channel, name, self.run_helper)
 

@@ -432,11 +432,16 @@ class Run:
     """A running command whose process is known, and the helper scripts it has run."""
 
     def __init__(
-        self, version: str, user: str = "root", known: bool = True, started: bool = True
+        self,
+        version: str,
+        user: str = "root",
+        known: bool = True,
+        started: bool = True,
+        pty: bool = False,
     ) -> None:
         # By what is sent with variables, the process is told; otherwise it is looked for.
         env = {"A": "b"} if started else {}
-        self.command = Command("sleep 60", env, None, f"{user}@alpha:22", timeout=5)
+        self.command = Command("sleep 60", env, None, f"{user}@alpha:22", timeout=5, pty=pty)
         self.future = self.command.future
         self.channel = FakeChannel(FakeTransport(), self.command)
         self.channel.transport.remote_version = version
@@ -448,7 +453,10 @@ class Run:
         if not started:
             return
         self.command.on_reply(True)
-        if known:
+        if pty:
+            self.command.on_reply(True)
+            self.command._group.process = FOUND
+        elif known:
             self.command.on_stderr(mark_of(self.command._group) + b"err")
 
     def error(self) -> SshCommandTimeout:
@@ -501,6 +509,26 @@ def test_time_out_on_dropbear_waits_for_what_the_script_says(timers: Timers) -> 
     assert not run.future.done()
     run.beside[0][1](b"ended\n")
     assert run.error().ended is True and timers.live == []
+
+
+@pytest.mark.parametrize("output, ended", [(b"ended\n", True), (b"", None), (None, None)])
+def test_time_out_with_a_terminal_is_proved_by_the_script_alone(
+    output: Optional[bytes], ended: Optional[bool], timers: Timers
+) -> None:
+    """The server closes the session when the shell has ended; if need be, it sends KILL."""
+    run = Run("SSH-2.0-OpenSSH_9.9", pty=True)
+    timers.fire()
+    assert run.channel.signals == []
+    script = end_script(FOUND, ["TERM", "KILL"], 0.6, in_session=True)
+    assert [text for text, _ in run.beside] == [script]
+    timers.fire()
+    assert run.channel.signals == ["KILL"]
+    run.channel.end()
+    assert not run.future.done()
+    run.beside[0][1](output)
+    while timers.live:
+        timers.fire()
+    assert run.error().ended is ended
 
 
 @pytest.mark.parametrize("output", [None, b""])
