@@ -192,11 +192,23 @@ class SshClientCache:
         SshCacheClosed
             `exit` was called more often than `enter` (a `RuntimeError`).
         """
-        self.lender.close_and_wait(self._slots.leave())
+        try:
+            if self._slots.is_entered_once():
+                self.lender.wait_for_endings()
+        finally:
+            self.lender.close_and_wait(self._slots.leave())
 
     def cleanup(self) -> None:
-        """Close all connections; operations in progress fail at once."""
-        self.lender.close_and_wait(self._slots.retire_all())
+        """
+        Close all connections; operations in progress fail at once.
+
+        First, it waits up to 2.5 s for commands that are being ended, by a timeout or because they
+        were cancelled or interrupted.
+        """
+        try:
+            self.lender.wait_for_endings()
+        finally:
+            self.lender.close_and_wait(self._slots.retire_all())
 
     @property
     def generation(self) -> object:

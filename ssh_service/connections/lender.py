@@ -16,7 +16,7 @@ import logging
 import time
 import warnings
 import weakref
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable, Optional, Set, Tuple
 
 from ssh_service import background, events
 from ssh_service.connections import dials
@@ -34,6 +34,9 @@ _log = logging.getLogger(__name__)
 _HOOK_TIMEOUT = 1.0
 # Seconds that a worker thread may take to close all connections, before the caller closes them.
 _CLOSE_TIMEOUT = 5.0
+# Seconds for commands that are being ended before the cache is closed: TERM, KILL a second later,
+# round trips; and seconds until it looks again.
+_ENDING_TIMEOUT, _ENDING_INTERVAL = 2.5, 0.005
 # Seconds until the next attempt to close entries whose lock was taken.
 _CLOSE_RETRY_INTERVAL = 1.0
 
@@ -56,6 +59,8 @@ class Lender:
     ) -> None:
         self.slots = Slots(max_destinations, self)
         self.subscribers: Tuple[events.Subscriber, ...] = ()  # replaced, never changed in place
+        # The commands that are being ended; changed only by atomic operations.
+        self.being_ended: Set[Any] = set()
         self._client_factory = client_factory
         self._dialer = dialer
         self._strand = background.Strand()
@@ -228,6 +233,20 @@ class Lender:
             else:
                 self.slots.discard_retired(generation)
 
+    def wait_for_endings(self) -> None:
+        """
+        Wait a little for the commands that are being ended.
+
+        Ending them may take another session: without its connection they would be left running.
+        """
+        if background.is_worker_thread():  # they need it
+            return
+        deadline = time.monotonic() + _ENDING_TIMEOUT
+        while any(not one.has_outcome for one in list(self.being_ended)):
+            if time.monotonic() >= deadline:
+                return
+            time.sleep(_ENDING_INTERVAL)
+
     def close_and_wait(self, retired: Optional[Generation]) -> None:
         """Wait until a retired generation is closed; do nothing for None."""
         if retired is None:
@@ -258,6 +277,7 @@ class Lender:
     def reset_after_fork(self) -> None:
         """Start empty in a forked child."""
         self._strand, self._has_threads = background.Strand(), False
+        self.being_ended.clear()
         for slot in self.slots.reset_after_fork():
             if slot.transport is not None:
                 slot.transport.close()  # closes only this process's copy of the descriptor

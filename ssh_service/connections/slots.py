@@ -279,6 +279,10 @@ class Slots:
         with self._lock:
             self._entered += 1
 
+    def is_entered_once(self) -> bool:
+        """Return whether the next call of `leave` is likely to be the last one."""
+        return self._entered == 1
+
     def leave(self) -> Optional[Generation]:
         """
         Undo one call of `enter`; the last one retires all entries, see `retire_all`.

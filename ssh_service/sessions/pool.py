@@ -80,6 +80,7 @@ class SessionPool:
     ) -> None:
         """Queue a command or a request, which receives the outcome."""
         command.strand, command.max_connections = self._strand, max_connections
+        command.being_ended = self._lender.being_ended
         command.run_helper = functools.partial(self._run_helper, kept=self._lender.cache())
         background.submit(
             self._strand,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, Dict, List, Optional, Protocol, Tuple
+from typing import Any, Callable, Dict, List, Optional, Protocol, Set, Tuple
 
 from ssh_service import background
 from ssh_service.commands.process_group import Helper
@@ -33,6 +33,7 @@ class SessionUser(Protocol):
     strand: Optional[background.Strand]
     waits_for: Callable[[], str]
     run_helper: Helper
+    being_ended: Set[Any]  # the cache's, of those that it waits for before it closes
 
     @property
     def is_done(self) -> bool:
@@ -100,6 +101,7 @@ class SessionRequest(ChannelSink):
         self.strand: Optional[background.Strand] = None
         self.waits_for: Callable[[], str] = lambda: "queue"
         self.run_helper: Any = None
+        self.being_ended: Set[Any] = set()
         self._hold: Optional[Hold] = None  # of the assigned session
         self._assigned_at: Optional[float] = None  # None: still in the queue
         self._lend = lend
