@@ -127,6 +127,12 @@ def join(script: Script, is_command: bool = False) -> str:
     """
     if isinstance(script, (bytes, bytearray)):  # iterable, but the items are integers
         raise _wrong_type(script)
+    if isinstance(script, collections.abc.Mapping):
+        kind = type(script).__name__
+        raise SshConfigError(f"script: expected a text or lines, got {kind}; variables go to env=")
+    if isinstance(script, (set, frozenset)):
+        kind = type(script).__name__
+        raise SshConfigError(f"script: expected a text or lines, got {kind}, which has no order")
     try:
         items = [script] if isinstance(script, str) else list(script)
     except TypeError:

@@ -48,6 +48,18 @@ def test_anything_else_is_refused_with_its_type(given: Any) -> None:
         join(b"its items are numbers")  # type: ignore[arg-type]
 
 
+def test_variables_given_as_the_script_are_refused_not_run() -> None:
+    """``run(web, {"A": "x"})`` would run the names."""
+    with pytest.raises(SshConfigError, match=r"script: expected .*got dict; .*env="):
+        join({"A": "x"})
+
+
+@pytest.mark.parametrize("kind", [set, frozenset])
+def test_lines_without_an_order_are_refused(kind: Any) -> None:
+    with pytest.raises(SshConfigError, match=f"script: expected .*got {kind.__name__}, .*order"):
+        join(kind(["a", "b"]))
+
+
 def test_an_item_of_a_wrong_type_is_named_by_its_number() -> None:
     with pytest.raises(SshConfigError, match="script: item 2: expected str, got int"):
         join(["echo", 1])  # type: ignore[list-item]
