@@ -124,6 +124,11 @@ def check_path(name: str, value: Any) -> Union[str, bytes]:
         path: Union[str, bytes] = os.fspath(value)
     except TypeError:
         got = kind_of_path(value)
+        if name == "local_path" and got.startswith("SshPath"):
+            got = (
+                "SshPath, a path on a host; between hosts, download to a local path and upload"
+                " that; on one host, run cp"
+            )
         text = f"{name}: expected one path, a str, bytes or os.PathLike, got {got}"
         raise SshConfigError(text) from None
     if (0 if isinstance(path, bytes) else "\0") in path:

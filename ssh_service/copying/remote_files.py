@@ -309,7 +309,7 @@ class RemoteFiles:
             return home + slash + rest
         if path == b"~" or path.startswith(b"~/"):
             return path[2:].lstrip(b"/") or b"."
-        raise Refused(protocol.NO_SUCH_FILE, "", path)
+        raise Refused(protocol.OP_UNSUPPORTED, "", path)
 
     async def read_link(self, path: bytes) -> Optional[bytes]:
         """Return the path that a symbolic link points to; None if the server cannot report it."""

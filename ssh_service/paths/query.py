@@ -9,6 +9,7 @@ from typing import Callable, Optional, TypeVar, Union
 from ssh_service.copying.context import CopyContext
 from ssh_service.copying.replies import is_file, is_folder, is_link
 from ssh_service.copying.sftp.protocol import Attributes
+from ssh_service.errors import SshFileNotFoundError
 from ssh_service.paths import requests
 from ssh_service.paths.owners import find_owners
 from ssh_service.paths.pure import PureSshPath
@@ -74,7 +75,12 @@ class QueryPath(PureSshPath):
         async def find(context: CopyContext, path: bytes) -> Optional[Attributes]:
             return await requests.find(context, path, follow)
 
-        return self._run(find)
+        try:
+            return self._run(find)
+        except SshFileNotFoundError:
+            if not self._has_tilde:
+                raise
+            return None  # there is no such user
 
     def exists(self, *, follow_symlinks: bool = True) -> bool:
         """

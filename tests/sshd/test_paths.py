@@ -424,6 +424,21 @@ def test_entries_that_start_with_a_tilde_are_no_home_directories(
     assert web.path("./~root").expanduser() == web.path("./~root")
 
 
+def test_nothing_exists_in_the_home_of_no_user(web: Host) -> None:
+    """As with pathlib, the questions are answered; what needs the file raises."""
+    for path in (web.path("~no-such-user"), web.path("~no-such-user/x")):
+        assert not (path.exists() or path.is_file() or path.is_dir() or path.is_symlink())
+        assert not (path.is_fifo() or path.exists(follow_symlinks=False))
+        with pytest.raises(FileNotFoundError):
+            path.stat()
+
+
+def test_copy_to_or_from_a_path_on_a_host_says_how(there: SshPath) -> None:
+    for copy in (there.upload_from, there.download_to):
+        with pytest.raises(SshConfigError, match="got SshPath, a path on a host; .* download"):
+            copy(there / "other")  # type: ignore[arg-type]
+
+
 def test_large_folder_is_listed_in_few_round_trips(
     web: Host, here: Path, there: SshPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
