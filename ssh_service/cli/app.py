@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from typing import List
+from typing import List, cast
 
 import click
 
@@ -21,6 +21,13 @@ __all__ = ["commands", "run"]
 _PROGRAM = "ssh-service"
 # The environment variable with which a shell requests completions.
 _COMPLETE = completion.VARIABLE
+# Options of pdsh, clush and Ansible, and ours for them.
+_OF_OTHERS = {
+    "-w": "-H",
+    "-b": "--group",
+    "-K": "--ask-sudo-password",
+    "-k": "--ask-password",
+}
 
 
 def run(arguments: List[str]) -> int:
@@ -55,12 +62,8 @@ def _run(arguments: List[str]) -> int:
     try:
         status = commands.main(arguments, prog_name=_PROGRAM, standalone_mode=False)
     except click.UsageError as error:
-        path = error.ctx.command_path if error.ctx else _PROGRAM
-        text = " ".join(error.format_message().split())
-        if getattr(error, "option_name", None) in ("-r", "-R", "--recursive"):
-            text += " Folders are copied whole without it."
-        elif getattr(error, "option_name", None) == "-p":  # as for ssh; elsewhere it is --parallel
-            text += " The port is -P."
+        path = error.ctx.command_path if error.ctx else _command_path(arguments)
+        text = " ".join(error.format_message().split()) + _hint(error)
         click.echo(f"{path}: {text} (see {path} --help)", err=True)
         return 2
     except click.ClickException as error:
@@ -81,6 +84,34 @@ def _run(arguments: List[str]) -> int:
         click.echo(f"{_PROGRAM}: {in_options(str(error))}", err=True)
         return 2 if isinstance(error, ValueError) else 1
     return status if isinstance(status, int) else 0
+
+
+def _command_path(arguments: List[str]) -> str:
+    """Return the names of the subcommand with which a command line begins."""
+    names, command = [_PROGRAM], cast(click.Command, commands)
+    for argument in arguments:
+        if not isinstance(command, click.Group) or argument not in command.commands:
+            break
+        names.append(argument)
+        command = command.commands[argument]
+    return " ".join(names)
+
+
+def _hint(error: click.UsageError) -> str:
+    """Return what to do instead of giving an option that is not known."""
+    if not isinstance(error, click.NoSuchOption) or error.ctx is None:
+        return ""
+    name, command = error.option_name, error.ctx.command
+    if name in ("-r", "-R", "--recursive"):
+        return " Folders are copied whole without it."
+    if name == "-p":  # as for ssh; elsewhere it is --parallel
+        return " The port is -P."
+    arguments = {param.name for param in command.params if isinstance(param, click.Argument)}
+    if name in ("-H", "--host", "-w") and "host" in arguments:
+        return f" The host is given without an option: {error.ctx.command_path} HOST."
+    ours = _OF_OTHERS.get(name, "")
+    known = any(ours in param.opts for param in command.params)
+    return f" Did you mean {ours}?" if known and not error.possibilities else ""
 
 
 def _version(context: click.Context, _: click.Parameter, value: bool) -> None:

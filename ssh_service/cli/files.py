@@ -43,11 +43,12 @@ class OutputFiles:
             for host in hosts:
                 for stream in _STREAMS:
                     with contextlib.suppress(FileNotFoundError):
-                        os.remove(self._path(host, stream))
+                        os.remove(self._path(host, stream))  # of a link, not what it leads to
         except FileExistsError as error:
             raise click.UsageError(f"--output-dir {folder}: is a file, not a folder") from error
         except OSError as error:
-            raise click.UsageError(f"--output-dir {folder}: {error.strerror}") from error
+            path = error.filename or folder
+            raise click.UsageError(f"--output-dir {path}: {error.strerror}") from error
         self._lock = Lock()
         self._files: Dict[Tuple[str, str], BinaryIO] = {}  # guarded by _lock
 
@@ -69,7 +70,9 @@ class OutputFiles:
                 file = self._files.get((host, stream))
                 if file is None:
                     # Unbuffered, so that a full disk is reported immediately, not on closing.
-                    file = self._files[host, stream] = open(path, "wb", buffering=0)
+                    # A new one: somebody else who may write to the folder could have put a link
+                    # there since the earlier one was removed.
+                    file = self._files[host, stream] = open(path, "xb", buffering=0)
             rest = memoryview(data)
             while rest:
                 rest = rest[file.write(rest) or 0 :]

@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 import click
 
 from ssh_service.commands.script import check_environment
+from ssh_service.errors import SshConfigError
 from ssh_service.user_files import expand_home
 
 __all__ = ["CommandToRun", "command_of"]
@@ -87,7 +88,10 @@ def _environment(values: Sequence[str]) -> Dict[str, str]:
                     f" {name}=VALUE"
                 ) from None
         found[name] = value
-    return dict(check_environment(found))
+    try:
+        return dict(check_environment(found))
+    except SshConfigError as error:
+        raise click.UsageError(f"--env: {error}") from error
 
 
 def _read(option: str, name: str) -> bytes:

@@ -170,7 +170,7 @@ def _jump_hosts(text: str) -> str:
         try:
             parse(host)
         except SshConfigError as error:
-            raise click.UsageError(f"--jump: {error}") from error
+            raise click.UsageError(f"--jump: {in_options(str(error))}") from error
     return text
 
 

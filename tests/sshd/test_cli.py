@@ -228,8 +228,9 @@ def test_each_hosts_output_goes_to_files_of_its_own(run: Run, tmp_path: Path) ->
 def test_full_disk_fails_the_host(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def disk_full(path: str, *args: Any, **kwargs: Any) -> Any:
-        return open("/dev/full" if path.endswith("web1.stdout") else path, *args, **kwargs)
+    def disk_full(path: str, mode: str, **kwargs: Any) -> Any:
+        is_full = path.endswith("web1.stdout")
+        return open("/dev/full", "wb", **kwargs) if is_full else open(path, mode, **kwargs)
 
     monkeypatch.setattr(files, "open", disk_full, raising=False)
     done = run("run", "-o", str(tmp_path / "logs"), "-H", "web[1-2]", "--", "echo hi; sleep 1")

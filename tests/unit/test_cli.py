@@ -14,6 +14,7 @@ pytest.importorskip("click")
 pytest.importorskip("rich")
 
 from ssh_service import CompletedProcess, SshServiceError, fleet  # noqa: E402
+from ssh_service.cli import files as output_files  # noqa: E402
 from ssh_service.cli.files import OutputFiles  # noqa: E402
 from ssh_service.cli.report import (  # noqa: E402
     JsonLines,
@@ -119,6 +120,17 @@ def test_the_exit_statuses_are_in_the_help() -> None:
             "--env NOT_SET: there is no such variable",
         ),
         (["run", "-H", "a", "--env", "A B=1", "x"], "environment variable 'A B': a name consists"),
+        (["run", "-H", "a", "--env", "=1", "x"], "service run: --env: environment variable '': a"),
+        (
+            ["run", "-H", "a", "-J", "b[1-2]", "x"],
+            "stands for several hosts; give one host; expected",
+        ),
+        (["shell", "a", "-l", "root"], "'-l' stands after the host: options come before it; if"),
+        (["shell", "-H", "a"], "The host is given without an option: ssh-service shell HOST."),
+        (["forward", "-L", "1:b:2", "-H", "a"], "without an option: ssh-service forward HOST."),
+        (["run", "-w", "a", "x"], "Did you mean -H?"),
+        (["run", "-b", "-H", "a", "x"], "Did you mean --group?"),
+        (["run", "-K", "-H", "a", "x"], "Did you mean --ask-sudo-password?"),
         (["job", "start", "-H", "a"], "Missing argument 'COMMAND"),
         (["job", "start", "-H", "a", "b", "--", "true"], "each host needs its own -H (-H b)"),
         (
@@ -376,14 +388,43 @@ def test_a_signal_is_named_in_the_verdict() -> None:
     assert summary_line(completed("a", killed, 1.0)) == "FAILED: ended by signal KILL"
 
 
-def test_full_disk_error_names_host_and_path(tmp_path: Path) -> None:
+def test_full_disk_error_names_host_and_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("needs /dev/full")
     files = OutputFiles(str(tmp_path), ["a"])
-    (tmp_path / "a.stdout").symlink_to("/dev/full")
+
+    def open_full(_: str, __: str, **kwargs: Any) -> Any:
+        return open("/dev/full", "wb", **kwargs)
+
+    monkeypatch.setattr(output_files, "open", open_full, raising=False)
     with pytest.raises(SshServiceError, match=r"a: cannot write .*a\.stdout: No space left"):
         files.write("a", "stdout", b"text")
     files.close("a")
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "file"])
+def test_output_is_written_only_to_files_of_the_programs_own(tmp_path: Path, kind: str) -> None:
+    """Somebody else who may write to the folder cannot lead the output to another file."""
+    victim, folder = tmp_path / "victim", tmp_path / "logs"
+    files = OutputFiles(str(folder), ["a"])
+    if kind == "file":
+        (folder / "a.stdout").write_text("theirs")
+    else:
+        (folder / "a.stdout").symlink_to(victim)
+    if kind == "link":
+        victim.write_text("mine")
+    with pytest.raises(SshServiceError, match=r"a: cannot write .*a\.stdout: File exists"):
+        files.write("a", "stdout", b"text")
+    assert victim.exists() == (kind == "link") and (folder / "a.stdout").exists() != (
+        kind == "dangling link"
+    )
+    assert kind != "link" or victim.read_text() == "mine"
+    again = OutputFiles(str(folder), ["a"])  # the next run removes what is in its way
+    again.write("a", "stdout", b"text")
+    again.close("a")
+    assert (folder / "a.stdout").read_text() == "text" and not (folder / "a.stdout").is_symlink()
 
 
 def test_bench_without_host_in_a_checkout_draws_the_pictures(

@@ -35,4 +35,11 @@ def shell_command(host: str, command: Tuple[str, ...], **options: Any) -> int:
     from ssh_service.cli import shell
 
     # As with ssh, the command may follow `--`.
-    return shell.run(host, command[1:] if command[:1] == ("--",) else command, **options)
+    if command[:1] == ("--",):
+        command = command[1:]
+    elif command and command[0].startswith("-"):  # ssh would take it as an option of its own
+        raise click.UsageError(
+            f"{command[0]!r} stands after the host: options come before it; if it belongs to the"
+            " command, write '--' before the command"
+        )
+    return shell.run(host, command, **options)
