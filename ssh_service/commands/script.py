@@ -63,7 +63,7 @@ class Delivery(NamedTuple):
         direct = self.direct
         if direct is not None and len(direct) <= known_servers.exec_limit(version):
             return Delivery(direct, b"")
-        return Delivery(self.command, self.preamble)
+        return self
 
 
 def one_script(script: Optional[Script], args: Optional[Sequence[Any]]) -> Script:

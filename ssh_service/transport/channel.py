@@ -177,9 +177,18 @@ class SshChannel(BlockingChannel):
 
     # The receive window.
 
+    # The next two do without paramiko's, which formats a line for the log even if nobody reads it.
+
     def _set_window(self, window_size: int, max_packet_size: int) -> None:
-        super()._set_window(window_size, max_packet_size)
+        self.in_window_size, self.in_max_packet_size = window_size, max_packet_size
+        self.in_window_threshold = window_size // 10
         self._receive_window = window_size
+
+    def _set_remote_channel(self, chanid: int, window_size: int, max_packet_size: int) -> None:
+        self.remote_chanid = chanid
+        self.out_window_size = window_size
+        self.out_max_packet_size = self.connection._sanitize_packet_size(max_packet_size)
+        self.active = True
 
     def _consume_window(self, size: int) -> bool:
         """Count received bytes; return whether to drop them, as they came after EOF."""
@@ -293,7 +302,13 @@ class SshChannel(BlockingChannel):
 
     def _on_eof(self, rest: bytes) -> None:
         before, self._peer_sent_eof = self._peer_sent_eof, True
-        super()._handle_eof(None)
+        with self.lock:
+            if not self.eof_received:
+                self.eof_received = True
+                self.in_buffer.close()
+                self.in_stderr_buffer.close()
+                if self._pipe is not None:
+                    self._pipe.set_forever()
         if self._sink is not None and not before:
             self._sink.on_eof()
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import struct
 import threading
-from typing import TYPE_CHECKING, Any, Dict, Optional, Union
+from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple, Union
 
 from paramiko.channel import Channel
-from paramiko.common import MSG_CHANNEL_DATA, cMSG_CHANNEL_CLOSE, cMSG_CHANNEL_REQUEST
+from paramiko.common import (
+    MSG_CHANNEL_CLOSE,
+    MSG_CHANNEL_DATA,
+    MSG_CHANNEL_EOF,
+    cMSG_CHANNEL_REQUEST,
+)
 from paramiko.message import Message
 
 from ssh_service.locks import Lock
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
 
 # Packets that `send_some` writes together, to save system calls and wake-ups.
 _MAX_PACKETS_PER_WRITE = 4
+_BARE_MESSAGE = struct.Struct(">BI")
 _DATA_HEAD = struct.Struct(">BII")
 # What paramiko gives the fields of a new channel that hold plain values.
 _PLAIN_FIELDS: Dict[str, Any] = {
@@ -43,6 +49,7 @@ class NonblockingChannel(Channel):  # type: ignore[misc]
 
     _send_state: SendState
     _pipe: Any
+    eof_sent: Any
     _process_requested = False  # exec, shell or a subsystem
     # The number of its process, in the order in which the server started them; None: not yet.
     start_number: Optional[int] = None
@@ -178,6 +185,24 @@ class NonblockingChannel(Channel):  # type: ignore[misc]
                 self._pipe = None
         self._close_now()
 
+    # The next two are paramiko's, without its calls for each field and its log.
+
+    def _send_eof(self) -> Optional[Message]:
+        if self.eof_sent:
+            return None
+        self.eof_sent = True
+        return self._bare_message(MSG_CHANNEL_EOF)
+
+    def _close_internal(self) -> Tuple[Optional[Message], Optional[Message]]:
+        if not self.active or self.closed:
+            return None, None
+        eof, close = self._send_eof(), self._bare_message(MSG_CHANNEL_CLOSE)
+        self._set_closed()
+        return eof, close
+
+    def _bare_message(self, kind: int) -> Message:
+        return Message(_BARE_MESSAGE.pack(kind, self.remote_chanid))
+
     def _close_now(self) -> None:
         with self.lock:
             messages = self._close_internal()
@@ -203,5 +228,4 @@ class NonblockingChannel(Channel):  # type: ignore[misc]
         ):
             if self.start_number is not None and not self.status_event.is_set():
                 self.connection.unconfirmed_ends.append(self.start_number)
-            m = message(cMSG_CHANNEL_CLOSE, self.remote_chanid)
-            reaper.submit(self.connection, m, send_state)
+            reaper.submit(self.connection, self._bare_message(MSG_CHANNEL_CLOSE), send_state)
