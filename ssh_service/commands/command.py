@@ -581,9 +581,9 @@ class Command(Terminable):
         self, process: Optional[CompletedProcess], error: Optional[BaseException]
     ) -> None:
         if process is not None and self._failures:  # the end of the output could not be written
-            error, process = self._failures[0], None
-            error.process = self._process()
-            error.ended = self._is_known_to_have_ended(process, None)
+            error = self._failures[0]
+            error.process, error.ended = process, self._is_known_to_have_ended(process, None)
+            process = None
         with self._lock:
             self._outcome, tracker = (process, error), self._tracker
         future = self._future()

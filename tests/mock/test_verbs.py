@@ -37,7 +37,7 @@ from tests.common import PATIENCE, eventually
 @pytest.mark.parametrize(
     "option, value, complaint",
     [
-        ("cache", "mine", "cache: expected an SshClientCache, got a str"),
+        ("cache", "mine", "cache: expected an SshClientCache, got str"),
         ("pty", "no", "pty: expected True or False, got 'no'"),
         ("encoding", "no-such", "encoding: expected one that Python knows"),
         ("encoding", "idna", "encoding: expected one that Python knows"),
