@@ -6,13 +6,29 @@ import errno
 import os
 import select
 import stat
+import sys
 import time
-from typing import Dict, List, Tuple
+from typing import Dict, List, Optional, Tuple
 
-if os.name == "posix":
+if sys.platform == "win32":
+    import msvcrt
+else:
     import fcntl
 
-__all__ = ["expand_home", "file_version", "home", "lock", "read_file"]
+__all__ = [
+    "default_agent",
+    "expand_home",
+    "file_version",
+    "home",
+    "lock",
+    "read_file",
+    "system_folder",
+]
+
+# Where the agent of OpenSSH for Windows listens.
+_AGENT_PIPE = "\\\\.\\pipe\\openssh-ssh-agent"
+# The byte that stands for the file in Windows' locks, which also keep others from reading it.
+_LOCKED_BYTE = 0x7FFFFFF0
 
 # Seconds within which somebody must write to a pipe.
 _WRITER_TIMEOUT = 0.5
@@ -37,6 +53,21 @@ def home() -> str:
         return pwd.getpwuid(os.getuid()).pw_dir or "/"
     except KeyError:  # a user without an entry, as in some containers
         return "/"
+
+
+def system_folder() -> str:
+    """Return the folder of OpenSSH's files for all users."""
+    if os.name != "nt":
+        return "/etc/ssh"
+    return os.path.join(os.environ.get("PROGRAMDATA") or "C:\\ProgramData", "ssh")
+
+
+def default_agent() -> Optional[str]:
+    """Return where the user's SSH agent listens; None: there is none."""
+    given = os.environ.get("SSH_AUTH_SOCK")
+    if not given and os.name == "nt" and os.path.exists(_AGENT_PIPE):
+        return _AGENT_PIPE
+    return given or None
 
 
 def expand_home(path: str) -> str:
@@ -104,15 +135,38 @@ def _read_pipe(descriptor: int) -> bytes:
 
 
 def lock(descriptor: int, deadline: float) -> bool:
-    """Lock an open file; return False if it stays locked until the monotonic `deadline`."""
-    while True:
+    """
+    Lock an open file; return False if it stays locked until the monotonic `deadline`.
+
+    The position of the descriptor may change.
+    """
+    while not _try_lock(descriptor):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.01)  # flock(2) has no timeout
+    return True
+
+
+if sys.platform == "win32":
+
+    def _try_lock(descriptor: int) -> bool:
+        os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            if error.errno in (errno.EBADF, errno.EINVAL):
+                raise
+            return False  # by release, "permission denied", "deadlock" or no reason
+        return True
+
+else:
+
+    def _try_lock(descriptor: int) -> bool:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
         except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.01)  # flock(2) has no timeout
+            return False
+        return True
 
 
 def _read_to_end(descriptor: int) -> bytes:

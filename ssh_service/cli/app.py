@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 from typing import List, cast
 
 import click
@@ -12,6 +11,7 @@ import click
 from ssh_service.cli import completion
 from ssh_service.cli.options import CONTEXT
 from ssh_service.cli.output import flush_or_drop
+from ssh_service.cli.signals import CLOSED_OUTPUT_STATUS
 from ssh_service.cli.subcommands import copies, forward, hosts, job, others
 from ssh_service.cli.subcommands import run as run_
 from ssh_service.cli.subcommands import shell
@@ -45,7 +45,7 @@ def run(arguments: List[str]) -> int:
 def _report_write_error(problem: OSError) -> int:
     """Report that standard output cannot be written; return the exit status."""
     if isinstance(problem, BrokenPipeError):
-        return 128 + signal.SIGPIPE  # without a message, as if SIGPIPE had ended the process
+        return CLOSED_OUTPUT_STATUS  # without a message
     with contextlib.suppress(OSError):  # standard error may be on the same full disk
         click.echo(f"{_PROGRAM}: cannot write the output: {problem.strerror}", err=True)
     return 1
@@ -72,7 +72,7 @@ def _run(arguments: List[str]) -> int:
     except click.Abort:
         return 130
     except SystemExit:  # click exits if a pipe is closed
-        return 128 + signal.SIGPIPE
+        return CLOSED_OUTPUT_STATUS
     except Exception as error:
         # These import paramiko, which --help does not need.
         from ssh_service.cli.report import in_options

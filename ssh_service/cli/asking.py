@@ -5,10 +5,12 @@ from __future__ import annotations
 import getpass
 import os
 import signal
+import sys
 from typing import Any
 
 import click
 
+from ssh_service.cli.signals import signals_named
 from ssh_service.secret import Secret
 
 __all__ = ["ask_secret"]
@@ -24,11 +26,11 @@ def ask_secret(option: str, prompt: str) -> Secret:
         There is no terminal, or nothing was typed.
     """
     try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+        _open_terminal()
     except OSError as error:
         raise click.UsageError(f"{option}: there is no terminal on which to ask") from error
     # A signal must not end the process before `getpass` has restored the terminal.
-    numbers = [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
+    numbers = signals_named("SIGTERM", "SIGHUP", "SIGQUIT")
     before = {number: signal.signal(number, _exit) for number in numbers}
     try:
         secret = Secret(getpass.getpass(prompt))
@@ -40,6 +42,14 @@ def ask_secret(option: str, prompt: str) -> Secret:
     if not secret:
         raise click.UsageError(f"{option}: nothing was typed")
     return secret
+
+
+def _open_terminal() -> None:
+    """Raise an error if there is no terminal."""
+    if sys.platform == "win32":
+        os.close(os.open("CONIN$", os.O_RDWR))
+    else:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
 
 
 def _exit(number: int, _: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Iterator, List, Tuple
 
 import click
 
-from ssh_service.user_files import expand_home, read_file
+from ssh_service.user_files import expand_home, read_file, system_folder
 
 __all__ = ["VARIABLE", "hosts", "prepare", "script"]
 
@@ -132,7 +132,7 @@ def _configured(context: click.Context) -> Iterator[str]:
         return
     yield from _of_config(given or "~/.ssh/config", 0)
     if not given:
-        yield from _of_config("/etc/ssh/ssh_config", 0)
+        yield from _of_config(os.path.join(system_folder(), "ssh_config"), 0)
 
 
 def _of_config(path: str, depth: int) -> Iterator[str]:
@@ -141,7 +141,8 @@ def _of_config(path: str, depth: int) -> Iterator[str]:
         if word.lower() == "host":
             yield from (name for name in rest if not set(name) & set("*?!#"))
         elif word.lower() == "include":
-            folder = "/etc/ssh" if path.startswith("/etc/") else expand_home("~/.ssh")
+            is_systems = path.startswith(system_folder() + os.sep)
+            folder = system_folder() if is_systems else expand_home("~/.ssh")
             for pattern in rest:
                 for found in sorted(glob.glob(os.path.join(folder, expand_home(pattern)))):
                     yield from _of_config(found, depth + 1)

@@ -15,6 +15,7 @@ import click
 from ssh_service import events, forwarding
 from ssh_service.cli.forward_specs import Spec, parse
 from ssh_service.cli.report import escape_control_characters, in_options
+from ssh_service.cli.signals import signals_named
 from ssh_service.cli.targets import connect_parameters
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import SshConfigError, SshServiceError
@@ -77,7 +78,7 @@ class _Run:
         self._stop = LockFreeEvent()
 
     def run(self) -> int:
-        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+        numbers = signals_named("SIGINT", "SIGTERM", "SIGHUP")
         before = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:
             status = self._run()

@@ -16,6 +16,7 @@ from ssh_service.cli.files import OutputFiles
 from ssh_service.cli.groups import Groups, folded
 from ssh_service.cli.rates import Copied
 from ssh_service.cli.report import JsonLines, Lines, Reporter, summary_line
+from ssh_service.cli.signals import CLOSED_OUTPUT_STATUS, signals_named
 from ssh_service.errors import SshServiceError
 from ssh_service.fleet import HostResult, Results
 from ssh_service.fleet.result import failed
@@ -68,7 +69,7 @@ class HostsRun:
 
     def run(self) -> int:
         """Do the work, and return the exit status."""
-        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
+        numbers = signals_named("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
         before = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:
             with self._make_reporter() as reporter:
@@ -86,8 +87,7 @@ class HostsRun:
         if self._signal:
             return 128 + self._signal
         if isinstance(reporter.problem, BrokenPipeError):
-            # As if SIGPIPE had ended the process, regardless of the hosts' results so far.
-            return 128 + signal.SIGPIPE
+            return CLOSED_OUTPUT_STATUS  # regardless of the hosts' results so far
         return 1 if self._failed or reporter.problem else 0
 
     def _make_reporter(self) -> Reporter:

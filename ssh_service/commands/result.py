@@ -15,6 +15,9 @@ _log = logging.getLogger(__name__)
 _TORN_LOCK_TIMEOUT = 1.0
 # The exit statuses of a shell that could not run a command.
 _NOT_RUN = (126, 127)
+# What `signal` lacks or numbers otherwise on Windows; equal on all POSIX systems.
+_NUMBERS = {"HUP": 1, "INT": 2, "QUIT": 3, "ILL": 4, "ABRT": 6, "FPE": 8, "KILL": 9, "SEGV": 11}
+_NUMBERS.update(PIPE=13, ALRM=14, TERM=15)
 _ARGS_HINT = "a list is the lines of a script; for one command with its arguments, pass args=[...]"
 
 
@@ -94,7 +97,8 @@ class CompletedProcess:
         if self.exit_signal is None:
             return self.exit_status
         # Only real signals: the server chooses the name, and SIG_DFL is 0, which means success.
-        number = signal.Signals.__members__.get(f"SIG{self.exit_signal[0]}")
+        name = self.exit_signal[0]
+        number = _NUMBERS.get(name, signal.Signals.__members__.get(f"SIG{name}"))
         return -int(number) if number is not None else -99
 
     def check_returncode(self) -> None:

@@ -7,10 +7,13 @@ Why not paramiko's: see docs/paramiko_repairs.md#agent-keys.
 from __future__ import annotations
 
 import logging
+import queue
 import socket
 import struct
+import sys
+import threading
 import time
-from typing import Any, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple, Union
 
 import paramiko
 from paramiko.pkey import PublicBlob
@@ -41,7 +44,7 @@ class AgentKey(paramiko.PKey):  # type: ignore[misc]
     Parameters
     ----------
     path : str
-        The agent's socket.
+        The agent's socket; on Windows, its named pipe.
     blob : bytes
         The public key or certificate in wire format.
     comment : str
@@ -134,17 +137,12 @@ def list_keys(path: str, deadline: float) -> List[AgentKey]:
 
 
 def _request(path: str, kind: int, body: bytes, deadline: float) -> Tuple[int, bytes]:
+    message = struct.pack(">IB", 1 + len(body), kind) + body
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.settimeout(max(0.001, deadline - time.monotonic()))
-            sock.connect(path)
-            sock.sendall(struct.pack(">IB", 1 + len(body), kind) + body)
-            (size,) = struct.unpack(">I", _receive(sock, 4, deadline))
-            if not 1 <= size <= _MAX_ANSWER:
-                raise AgentError("the agent's answer is too long")
-            answer = _receive(sock, size, deadline)
-    except AttributeError:
-        raise AgentError("agents are reached over Unix sockets, which this system lacks") from None
+        if sys.platform == "win32":
+            answer = _ask_pipe(path, message, deadline)
+        else:
+            answer = _ask_socket(path, message, deadline)
     except socket.timeout:
         raise AgentError("the agent did not answer in time") from None
     except OSError as error:
@@ -152,11 +150,51 @@ def _request(path: str, kind: int, body: bytes, deadline: float) -> Tuple[int, b
     return answer[0], answer[1:]
 
 
-def _receive(sock: socket.socket, size: int, deadline: float) -> bytes:
+def _ask_socket(path: str, message: bytes, deadline: float) -> bytes:
+    def receive(size: int) -> bytes:
+        sock.settimeout(max(0.001, deadline - time.monotonic()))
+        return sock.recv(size)
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(max(0.001, deadline - time.monotonic()))
+        sock.connect(path)
+        sock.sendall(message)
+        return _receive_answer(receive)
+
+
+def _ask_pipe(path: str, message: bytes, deadline: float) -> bytes:
+    """Ask over a named pipe, whose calls have no timeout: on a thread, left behind if it hangs."""
+    answers: "queue.SimpleQueue[Union[bytes, Exception]]" = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            with open(path, "r+b", buffering=0) as pipe:
+                pipe.write(message)
+                answers.put(_receive_answer(lambda size: pipe.read(size) or b""))
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, name="ssh-service-agent", daemon=True).start()
+    try:
+        answer = answers.get(timeout=max(0.001, deadline - time.monotonic()))
+    except queue.Empty:
+        raise socket.timeout from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _receive_answer(receive: Callable[[int], bytes]) -> bytes:
+    (size,) = struct.unpack(">I", _receive(receive, 4))
+    if not 1 <= size <= _MAX_ANSWER:
+        raise AgentError("the agent's answer is too long")
+    return _receive(receive, size)
+
+
+def _receive(receive: Callable[[int], bytes], size: int) -> bytes:
     data = b""
     while len(data) < size:
-        sock.settimeout(max(0.001, deadline - time.monotonic()))
-        chunk = sock.recv(size - len(data))
+        chunk = receive(size - len(data))
         if not chunk:
             raise AgentError("the agent closed the connection")
         data += chunk

@@ -97,7 +97,7 @@ def read_file(path: str) -> KeyFile:
 
 def _open_nonblocking(path: str, flags: int) -> int:
     """Open a file with `O_NONBLOCK`: otherwise, a FIFO would block until there is a writer."""
-    return os.open(path, flags | os.O_NONBLOCK)
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def check_mode(path: str, mode: int) -> None:

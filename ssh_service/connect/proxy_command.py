@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from typing import Optional
 
@@ -21,6 +23,7 @@ _MAX_SHOWN_CHARS = 200  # the most characters of a line in logs and errors
 _MAX_LINE_BYTES = 4096  # a longer line is split, because the command may never end it
 # Seconds to wait for the rest of the stderr of a command that was ended.
 _STDERR_TIMEOUT = 0.5
+_CHUNK_SIZE = 64 * 1024
 
 
 class ProxySocket(socket.socket):
@@ -46,13 +49,7 @@ class ProxySocket(socket.socket):
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                process = subprocess.Popen(
-                    ["/bin/sh", "-c", "exec " + command],
-                    stdin=theirs.fileno(),
-                    stdout=theirs.fileno(),
-                    stderr=subprocess.PIPE,
-                    start_new_session=True,  # Ctrl-C must not reach the command
-                )
+                process = _start(command, theirs)
             except BaseException as error:
                 ours.close()
                 if not isinstance(error, (OSError, ValueError)):
@@ -80,10 +77,65 @@ class ProxySocket(socket.socket):
         super().close()
         process, self._process = self._process, None
         if process is not None and process.poll() is None:
-            try:
-                os.killpg(process.pid, signal.SIGTERM)  # a pipeline is more than one process
-            except ProcessLookupError:
-                pass  # the command has just ended
+            _end(process)
+
+
+if sys.platform == "win32":
+
+    def _start(command: str, sock: socket.socket) -> subprocess.Popen[bytes]:
+        # A program cannot have a socket of Python's as a stream: two threads carry the bytes.
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            creationflags=subprocess.CREATE_NEW_PROCESS_GROUP,  # as `start_new_session` below
+        )
+        carry(process, sock.dup())
+        return process
+
+    def _end(process: subprocess.Popen[bytes]) -> None:
+        process.kill()
+
+else:
+
+    def _start(command: str, sock: socket.socket) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            ["/bin/sh", "-c", "exec " + command],
+            stdin=sock.fileno(),
+            stdout=sock.fileno(),
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C must not reach the command
+        )
+
+    def _end(process: subprocess.Popen[bytes]) -> None:
+        try:
+            os.killpg(process.pid, signal.SIGTERM)  # a pipeline is more than one process
+        except ProcessLookupError:
+            pass  # the command has just ended
+
+
+def carry(process: subprocess.Popen[bytes], sock: socket.socket) -> None:
+    """Carry bytes between a socket and the unbuffered pipes of a command; close all of them."""
+    stdin, stdout = process.stdin, process.stdout
+    assert stdin is not None and stdout is not None
+
+    def send() -> None:
+        with stdin as pipe, contextlib.suppress(OSError):
+            for data in iter(lambda: sock.recv(_CHUNK_SIZE), b""):
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[pipe.write(rest) :]
+
+    def receive() -> None:
+        with stdout as pipe, sock, contextlib.suppress(OSError):
+            for data in iter(lambda: pipe.read(_CHUNK_SIZE), b""):
+                sock.sendall(data)
+            sock.shutdown(socket.SHUT_RDWR)  # also ends `send`
+
+    for function in (send, receive):
+        threading.Thread(target=function, name="ssh-service-proxy-pipe", daemon=True).start()
 
 
 class _StderrLogger(threading.Thread):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import selectors
 import socket
 import time
@@ -13,6 +12,7 @@ from typing import Any, Callable, List, Optional, Tuple
 from ssh_service.connect.names import POLL_INTERVAL, resolve_name, unwanted_error
 from ssh_service.errors import SshConnectError, SshConnectTimeout
 from ssh_service.params import ConnectParams
+from ssh_service.socket_errors import socket_error
 
 __all__ = ["connect_tcp"]
 
@@ -92,7 +92,7 @@ def _start_connect(
             sock.bind(target.local_addr)
         code = sock.connect_ex(where)
         if code not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
-            raise OSError(code, os.strerror(code))
+            raise socket_error(code)
         selector.register(sock, selectors.EVENT_WRITE, (sock, where))
     except BaseException as error:
         if sock is not None:
@@ -115,7 +115,7 @@ def _wait_for_one(
         if code:
             selector.unregister(sock)
             sock.close()
-            failures.append((_format_address(where), OSError(code, os.strerror(code))))
+            failures.append((_format_address(where), socket_error(code)))
             continue
         sock.setblocking(True)
         # paramiko does not set this option: see docs/paramiko_repairs.md#nagles-delay

@@ -14,6 +14,7 @@ from ssh_service.copying.exclusions import Excludes
 from ssh_service.copying.failures import local_error
 from ssh_service.copying.listing import SourceFolder
 from ssh_service.copying.local.planned_tree import PlannedTree
+from ssh_service.copying.local.system import files
 from ssh_service.copying.local.target_file import TargetFile
 from ssh_service.copying.local.target_folder import TargetFolder, check_target
 from ssh_service.copying.local.target_tree import TargetTree
@@ -64,7 +65,7 @@ class PlannedDownload(Download):
         try:
             if folder.is_new:
                 raise FileNotFoundError
-            found = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
+            found = files.stat(name, dir_fd=folder.fd, follow_symlinks=False)
         except FileNotFoundError:
             self._context.plan("create", path, "link")
             return
@@ -72,7 +73,7 @@ class PlannedDownload(Download):
             error = IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             raise local_error(error, path)
         check_target(path, owner_and_mode(found), folder.attributes)
-        if stat.S_ISLNK(found.st_mode) and os.readlink(name, dir_fd=folder.fd) == text:
+        if stat.S_ISLNK(found.st_mode) and files.readlink(name, dir_fd=folder.fd) == text:
             self._context.plan("skip", path, "link", reason="unchanged")
         else:
             self._context.plan("replace", path, "link")

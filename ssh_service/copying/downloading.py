@@ -31,6 +31,7 @@ from ssh_service.copying.local.deletion import (
     examine_target,
 )
 from ssh_service.copying.local.resume_marker import LocalResumeMarker
+from ssh_service.copying.local.system import files
 from ssh_service.copying.local.target_folder import (
     TargetFolder,
     check_folder,
@@ -39,7 +40,7 @@ from ssh_service.copying.local.target_folder import (
 )
 from ssh_service.copying.local.target_link import make_link
 from ssh_service.copying.local.target_tree import TargetTree
-from ssh_service.copying.paths import basename, is_within, join
+from ssh_service.copying.paths import basename, is_within, join, real_path
 from ssh_service.copying.replies import (
     is_file,
     is_folder,
@@ -194,7 +195,8 @@ class Download:
         if root.is_new:
             return []
         is_planned = context.options.dry_run
-        deletions = Deletions(names, context.exclusions, os.geteuid(), is_planned=is_planned)
+        uid = files.geteuid()
+        deletions = Deletions(names, context.exclusions, uid, is_planned=is_planned)
         try:
             examine_target(root, deletions, self._pipeline.raise_if_late)
         except SshTransferError as failure:
@@ -237,7 +239,7 @@ class Download:
             status = os.stat(target)
         except FileNotFoundError:
             if not self._context.options.dry_run:
-                self._context.new_trees.add(source, os.path.realpath(target))
+                self._context.new_trees.add(source, real_path(target))
             return target
         except OSError as error:
             raise local_error(error, target) from error
@@ -245,7 +247,7 @@ class Download:
             raise transfer_error(errno.ENOTDIR, display_path(target), side="local")
         if self._context.options.contents or self._find_marker(target):
             return target
-        if self._context.new_trees.join(source, os.path.realpath(target)):
+        if self._context.new_trees.join(source, real_path(target)):
             return target
         return os.path.join(target, await self._basename(source))
 

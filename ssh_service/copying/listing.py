@@ -11,6 +11,7 @@ import functools
 from typing import Any, List, NamedTuple, Optional, Set, Tuple
 
 from ssh_service.copying.failures import display_path
+from ssh_service.copying.local.system import comparable, is_usable
 from ssh_service.copying.paths import MAX_NAME_LENGTH, join
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.errors import transfer_error
@@ -65,9 +66,13 @@ class ListingBounds:
             raise transfer_error(errno.E2BIG, display_path(path), text, side="remote")
         if name not in (b".", b".."):
             check_name(name, path)
-        digest = hash(name)  # keyed, and 64 bits: small, and a server cannot cause collisions
+        digest = hash(
+            comparable(name)
+        )  # keyed, and 64 bits: small, and a server cannot cause collisions
         if digest in seen:
             text = "the server lists this name twice"
+            if comparable(b"A") != b"A":
+                text += ", or in two cases, which Windows does not distinguish"
             raise transfer_error(errno.EPROTO, display_path(path), text, side="remote")
         seen.add(digest)
 
@@ -89,3 +94,6 @@ def check_name(name: bytes, path: bytes) -> None:
     if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
         text = "the server sent an invalid file name"
         raise transfer_error(errno.EPROTO, display_path(path), text, side="remote")
+    if not is_usable(name):
+        text = "a file cannot have this name on Windows"
+        raise transfer_error(errno.EINVAL, display_path(path), text, side="remote")

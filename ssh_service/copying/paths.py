@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["MAX_NAME_LENGTH", "sibling", "folder_of", "is_within", "join", "basename"]
+import os
+
+__all__ = [
+    "MAX_NAME_LENGTH",
+    "basename",
+    "folder_of",
+    "is_within",
+    "join",
+    "real_path",
+    "sibling",
+    "with_slashes",
+]
 
 # The maximum length of a name in bytes, on all file systems that we know.
 MAX_NAME_LENGTH = 255
@@ -32,3 +43,18 @@ def basename(path: bytes) -> bytes:
 def is_within(path: bytes, folder: bytes) -> bool:
     """Return whether a real path is `folder` itself, or lies in it (also a real path)."""
     return path == folder or path.startswith(folder.rstrip(b"/") + b"/")
+
+
+def with_slashes(path: bytes) -> bytes:
+    """Return a local path with slashes, which Windows takes as well as its own separator."""
+    if os.sep == "/":
+        return path
+    for prefix, plain in ((b"\\\\?\\UNC\\", b"\\\\"), (b"\\\\?\\", b"")):
+        if path.startswith(prefix):
+            path = plain + path[len(prefix) :]
+    return path.replace(b"\\", b"/")
+
+
+def real_path(path: bytes) -> bytes:
+    """Return the real path of a local file or folder, with slashes."""
+    return with_slashes(os.path.realpath(path))

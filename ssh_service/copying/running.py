@@ -7,6 +7,7 @@ import errno
 import functools
 import logging
 import os
+import pathlib
 import sys
 from typing import Any, Callable, Coroutine, Iterator, Optional, Tuple, TypeVar, Union
 
@@ -19,6 +20,7 @@ from ssh_service.copying.failures import copy_error, display_path
 from ssh_service.copying.local.file_objects import SourceBytes, TargetObject, content_of
 from ssh_service.copying.new_trees import NewTrees
 from ssh_service.copying.options import Options, check_path
+from ssh_service.copying.paths import with_slashes
 from ssh_service.copying.plan import CopyPlan, sorted_plan
 from ssh_service.copying.progress import Meter, ProgressTo
 from ssh_service.copying.recoverable_lock import LockOwner
@@ -240,7 +242,11 @@ def _as_bytes(path: Any) -> bytes:
 
 
 def _path_bytes(path: Path, side: str) -> bytes:
+    if side == "remote" and isinstance(path, pathlib.PureWindowsPath):
+        path = path.as_posix()
     plain = os.fsencode(path)
+    if side == "local":
+        plain = with_slashes(plain)
     if not plain:  # a server would take it as the whole home directory
         why = "a path cannot be empty; '.' is the remote home, or the local working directory"
         raise transfer_error(errno.ENOENT, "", why, side=side)

@@ -8,11 +8,13 @@ whether its writer may still be running.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import itertools
 import os
 import re
 import socket
+import sys
 import zlib
 from typing import List, NamedTuple, Optional, Set
 
@@ -26,6 +28,9 @@ FOREIGN_TTL = 24 * 3600
 # Seconds since the last write for which a file is kept even if its writer seems dead, unless the
 # writer is this process: cloned machines may agree in all parts of a name.
 MIN_IDLE = 15 * 60
+
+# Of Windows: an access right, and the error for a process that does not exist.
+_QUERY_LIMITED_INFORMATION, _INVALID_PARAMETER = 0x1000, 87
 
 _PREFIX = b".ssh_service-"
 _PATTERN = re.compile(
@@ -151,14 +156,33 @@ def process_start(pid: int) -> Optional[int]:
 
 def is_running(pid: int, start: int) -> bool:
     """Return whether the process with this pid and start time may still run."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+    if not _exists(pid):
         return False
-    except (OSError, OverflowError):
-        pass  # the process runs as another user
     now = process_start(pid)
     return not (now and start) or now == start
+
+
+if sys.platform == "win32":
+
+    def _exists(pid: int) -> bool:
+        # Not `os.kill`, which would send Ctrl-C, whose number is 0 there.
+        kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+        handle = kernel.OpenProcess(_QUERY_LIMITED_INFORMATION, False, pid & 0xFFFFFFFF)
+        if not handle:
+            return ctypes.get_last_error() != _INVALID_PARAMETER  # another user's, or none
+        kernel.CloseHandle(handle)
+        return True
+
+else:
+
+    def _exists(pid: int) -> bool:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except (OSError, OverflowError):
+            pass  # the process runs as another user
+        return True
 
 
 def _machine() -> List[str]:

@@ -14,7 +14,7 @@ from ssh_service.copying.failures import Refused, display_path, local_error, not
 from ssh_service.copying.local.descriptors import attributes_of
 from ssh_service.copying.local.source_file import SourceFile
 from ssh_service.copying.local.source_tree import SourceTree
-from ssh_service.copying.paths import basename, folder_of, join
+from ssh_service.copying.paths import basename, folder_of, join, real_path
 from ssh_service.copying.pipeline import ABORTS
 from ssh_service.copying.remote_deletion import RemoteDeletion
 from ssh_service.copying.replies import check_status, is_folder
@@ -104,7 +104,7 @@ class Upload:
     async def _run(self, source: bytes, status: os.stat_result, target: bytes) -> None:
         is_tree = stat.S_ISDIR(status.st_mode)
         if is_tree and self._context.options.resume:
-            self._marker = ResumeMarker(self._context, self._stale_files, os.path.realpath(source))
+            self._marker = ResumeMarker(self._context, self._stale_files, real_path(source))
             self._context.closing.callback(self._marker.release)
         if is_tree and self._context.options.keeps_links:
             self._context.source_tree = SourceTree(source)
@@ -132,7 +132,7 @@ class Upload:
                 self._accepted_folder = b""
         elif found is None and is_tree:
             if not self._context.options.dry_run:
-                self._context.new_trees.add(os.path.realpath(source), target)
+                self._context.new_trees.add(real_path(source), target)
         elif found is not None and is_tree:
             raise transfer_error(errno.ENOTDIR, display_path(target), side="remote")
         elif target.endswith(b"/") and not is_tree:
@@ -160,7 +160,7 @@ class Upload:
 
     async def _is_this_tree(self, source: bytes, target: bytes) -> bool:
         """Return whether the folder `target` is this tree, begun by another call or attempt."""
-        if self._context.new_trees.join(os.path.realpath(source), target):
+        if self._context.new_trees.join(real_path(source), target):
             return True
         return self._marker is not None and await self._marker.find(target)
 
@@ -397,4 +397,4 @@ class Upload:
 def local_basename(path: bytes) -> bytes:
     """Return the name of a local file or folder; the real name for ``.`` and similar paths."""
     name = basename(path)
-    return basename(os.path.realpath(path)) if name in (b"", b".", b"..") else name
+    return basename(real_path(path)) if name in (b"", b".", b"..") else name

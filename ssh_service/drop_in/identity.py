@@ -7,6 +7,7 @@ from typing import Any, Callable, Dict, Tuple
 
 from ssh_service.params.identity import client_keys_identity
 from ssh_service.secret import Secret, keyed_digest
+from ssh_service.user_files import default_agent
 
 # The default paths where paramiko looks for keys.
 _DEFAULT_KEYS = [
@@ -29,7 +30,7 @@ def credentials_identity(arguments: Dict[str, Any]) -> Tuple[Any, ...]:
         _secret(arguments["passphrase"]),
         _or_unique(lambda: _key(arguments["pkey"])),
         _or_unique(lambda: _files(arguments["key_filename"])),
-        os.environ.get("SSH_AUTH_SOCK") if arguments["allow_agent"] else None,
+        default_agent() if arguments["allow_agent"] else None,
         _or_unique(_default_files) if arguments["look_for_keys"] else None,
     )
 

@@ -37,6 +37,11 @@ class ProcessPool(ExecutorRunner):
     """Makes one call per host, which only starts the work; pipes report everything else."""
 
     def __init__(self, task: FleetTask, parallel: int, executor: ProcessPoolExecutor) -> None:
+        if not hasattr(socket, "AF_UNIX"):
+            raise SshConfigError(
+                "executor: process pools need Unix sockets, which Python lacks on this system"
+                " (such as Windows); the default, threads, and dask work here"
+            )
         super().__init__(task, executor)
         workers = getattr(executor, "_max_workers", None) or os.cpu_count() or 1
         self._hosts_per_worker = -(-parallel // workers)

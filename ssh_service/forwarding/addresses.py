@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import socket
 import sys
 from typing import Any, NamedTuple, Union
 
@@ -138,6 +139,11 @@ def _port(port: int, value: Any, name: str, least: int) -> int:
 
 
 def _unix_address(path: str, name: str, is_local: bool) -> UnixAddress:
+    if is_local and not hasattr(socket, "AF_UNIX"):
+        raise SshConfigError(
+            f"{name} must be a port or an address with one, as Python has no Unix sockets on this"
+            f" system (such as Windows), got {path!r}"
+        )
     if "\0" in path:
         raise SshConfigError(f"{name} must be a path without NUL characters, got {path!r}")
     try:

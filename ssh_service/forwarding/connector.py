@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from typing import Any, Callable, List, Optional, Tuple
 
 from ssh_service import background
 from ssh_service.forwarding.addresses import Address, UnixAddress
 from ssh_service.forwarding.selector_thread import WRITE, SelectorThread, SelectorTimer
+from ssh_service.socket_errors import socket_error
 
 # The time limit of a whole attempt, including name resolution; in seconds.
 _TIMEOUT = 30.0
@@ -97,10 +97,10 @@ class Connector:
             if code in (0, errno.EISCONN):
                 self._succeed()
                 return
-            if code == errno.EINPROGRESS:
+            if code in (errno.EINPROGRESS, errno.EWOULDBLOCK):  # the latter on Windows
                 self._thread.watch(sock, WRITE, self._on_connected)
                 return
-            self._fail_one(OSError(code, os.strerror(code)))
+            self._fail_one(socket_error(code))
         self._finish()
         self._on_done(None, self._error or OSError(errno.EADDRNOTAVAIL, "no address"))
 
@@ -109,7 +109,7 @@ class Connector:
             return
         code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
-            self._fail_one(OSError(code, os.strerror(code)))
+            self._fail_one(socket_error(code))
             self._try_next()
         else:
             self._succeed()
@@ -140,7 +140,7 @@ class Connector:
             return
         self._finish()
         self._thread.watch(sock, 0, self._on_connected)
-        if sock.family != socket.AF_UNIX:
+        if not isinstance(self._target, UnixAddress):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._on_done(sock, None)
 

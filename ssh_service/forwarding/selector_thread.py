@@ -22,7 +22,9 @@ from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
 
 from ssh_service import threads
 from ssh_service.errors import SshServiceError
+from ssh_service.forwarding.wakeups import make_wakeup
 from ssh_service.locks import Lock
+from ssh_service.socket_errors import socket_error
 from ssh_service.threads import NoMoreThreads
 
 _log = logging.getLogger(__name__)
@@ -62,11 +64,8 @@ class SelectorThread:
         self._calls: Deque[Tuple[Callable[..., None], Tuple[Any, ...]]] = collections.deque()
         self._claim = Lock()  # acquired once, by the thread itself
         self._selector = selectors.DefaultSelector()
-        # A pipe, not a socket: if a signal handler interrupts `write`, it either wrote or did not.
-        self._wake_reader, self._wake_writer = os.pipe()
-        os.set_blocking(self._wake_reader, False)
-        os.set_blocking(self._wake_writer, False)
-        self._selector.register(self._wake_reader, READ, self._drain_wakeups)
+        self._wakeup = make_wakeup()
+        self._selector.register(self._wakeup, READ, self._on_wakeup)
         # The standard library's selectors cannot wait only for an error; epoll can.
         self._errors = select.epoll() if sys.platform == "linux" else None
         if self._errors is not None:
@@ -105,10 +104,7 @@ class SelectorThread:
         """Call a function, which must not block, on the selector thread."""
         self._calls.append((function, args))
         if self._is_asleep:
-            try:
-                os.write(self._wake_writer, b"\0")
-            except BlockingIOError:
-                pass  # the pipe is full, so the thread will wake up
+            self._wakeup.wake()
 
     def own(self, sock: socket.socket) -> None:
         """Also close the socket in forked children, until `close` is called."""
@@ -165,7 +161,7 @@ class SelectorThread:
             sock, handler = self._error_handlers[descriptor]
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
-                _call_logged(handler, OSError(code, os.strerror(code)))
+                _call_logged(handler, socket_error(code))
 
     def close(self, sock: socket.socket) -> None:
         """Close a socket that no other thread uses."""
@@ -211,11 +207,8 @@ class SelectorThread:
         finally:
             self._is_asleep = False
 
-    def _drain_wakeups(self, _: int) -> None:
-        try:
-            os.read(self._wake_reader, 4096)
-        except BlockingIOError:
-            pass
+    def _on_wakeup(self, _: int) -> None:
+        self._wakeup.drain()
 
     # In a forked child, where the thread does not exist.
 
@@ -224,8 +217,7 @@ class SelectorThread:
         self._selector.close()
         if self._errors is not None:
             self._errors.close()
-        os.close(self._wake_reader)
-        os.close(self._wake_writer)
+        self._wakeup.close()
         for sock in list(self._sockets):
             sock.close()
 

@@ -14,6 +14,7 @@ from ssh_service.user_files import lock
 
 __all__ = ["record"]
 
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
 _LOCK_TIMEOUT = 10.0
 """Seconds to wait for a lock that another process holds."""
 
@@ -81,7 +82,7 @@ def _lock_deadline(deadline: Optional[float]) -> float:
 @contextlib.contextmanager
 def _locked(path: str, deadline: float) -> Iterator[int]:
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        descriptor = os.open(path, _FLAGS, 0o600)
         try:
             _lock(descriptor, deadline)
             # ssh-keygen -R replaces the file: in that case, we have locked a file without a name.
@@ -95,11 +96,12 @@ def _locked(path: str, deadline: float) -> Iterator[int]:
 def _separator(descriptor: int) -> bytes:
     """Return a newline if the file's last line does not end with one, else nothing."""
     size = os.fstat(descriptor).st_size
-    if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
+    if size == 0:
         return b""
-    return b"\n"
+    os.lseek(descriptor, size - 1, os.SEEK_SET)  # where `O_APPEND` writes does not depend on it
+    return b"" if os.read(descriptor, 1) == b"\n" else b"\n"
 
 
 def _lock(descriptor: int, deadline: float) -> None:
-    if os.name == "posix" and not lock(descriptor, deadline):
+    if not lock(descriptor, deadline):
         raise _Locked

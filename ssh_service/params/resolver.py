@@ -26,7 +26,7 @@ from ssh_service.params.parameter_names import check_names
 from ssh_service.params.route import Hop, route
 from ssh_service.params.sources import Sources, error_name, first_argument
 from ssh_service.params.trust import host_key_trust
-from ssh_service.user_files import expand_home
+from ssh_service.user_files import default_agent, expand_home
 
 __all__ = ["SETTINGS", "Destination", "Resolvable", "resolve", "resolve_concealed", "settings_of"]
 
@@ -244,7 +244,7 @@ def _agent_path(sources: Sources) -> Optional[str]:
     value = sources.config.get("identityagent")
     text = "SSH_AUTH_SOCK" if value is None else first_argument(value)
     if text == "SSH_AUTH_SOCK":
-        return os.environ.get(text) or None
+        return default_agent()
     if text.startswith("$") and not text.startswith("${"):
         return os.environ.get(text[1:]) or None
     return (*sources.config_paths("identityagent"), None)[0]

@@ -12,7 +12,7 @@ from ssh_service.errors import SshConfigError
 from ssh_service.known_hosts import POLICIES, HostKeyTrust
 from ssh_service.params.auth_methods import required_rsa_size
 from ssh_service.params.sources import Sources, error_name, first_argument
-from ssh_service.user_files import expand_home
+from ssh_service.user_files import expand_home, system_folder
 
 __all__ = ["host_key_trust"]
 
@@ -132,7 +132,7 @@ def _files(sources: Sources) -> Tuple[str, ...]:
     files: List[str] = []
     for keyword, folder, name in (
         ("userknownhostsfile", expand_home("~/.ssh"), "known_hosts"),
-        ("globalknownhostsfile", "/etc/ssh", "ssh_known_hosts"),
+        ("globalknownhostsfile", system_folder(), "ssh_known_hosts"),
     ):
         if sources.config.get(keyword) is not None:
             files.extend(sources.config_paths(keyword))

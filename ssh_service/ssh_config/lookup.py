@@ -13,7 +13,7 @@ from ssh_service.patterns import is_match_list
 from ssh_service.ssh_config import match_exec
 from ssh_service.ssh_config.expansion import expand_command, expand_tokens
 from ssh_service.ssh_config.syntax import Criterion, Line, Value, criteria, read
-from ssh_service.user_files import expand_home, home
+from ssh_service.user_files import expand_home, home, system_folder
 
 __all__ = ["HostConfig", "default_files", "local_user", "lookup"]
 
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 _MAX_DEPTH = 16  # ssh's own limit for nested Include
 _COLLECTED = frozenset(["identityfile", "certificatefile"])
-_SYSTEM_FILE = "/etc/ssh/ssh_config"
+_SYSTEM_FILE = os.path.join(system_folder(), "ssh_config")
 
 
 class HostConfig:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
+from typing import List, Union
 
 from ssh_service.errors import SshConfigError
 
@@ -21,12 +23,17 @@ def succeeds(command: str, origin: str) -> bool:
     ------
     SshConfigError
         The shell does not exist, or the command did not end within 10 s and was killed with all
-        its child processes.
+        its child processes; on Windows, without these.
     """
-    shell = os.environ.get("SHELL") or "/bin/sh"
+    if sys.platform == "win32":
+        shell = os.environ.get("COMSPEC") or "cmd.exe"
+        words: Union[str, List[str]] = f'"{shell}" /d /s /c "{command}"'
+    else:
+        shell = os.environ.get("SHELL") or "/bin/sh"
+        words = [shell, "-c", command]
     try:
         process = subprocess.Popen(
-            [shell, "-c", command],
+            words,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             start_new_session=True,  # so that it can be killed with all its child processes
@@ -41,5 +48,12 @@ def succeeds(command: str, origin: str) -> bool:
         raise SshConfigError(f"{origin}: Match exec did not end within {_TIMEOUT:g} s") from None
     finally:
         if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            _kill(process)
             process.wait()
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    if sys.platform == "win32":
+        process.kill()
+    else:
+        os.killpg(process.pid, signal.SIGKILL)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Dict
 
-__all__ = ["LocalServer"]
+__all__ = ["LocalServer", "require_posix"]
+
+
+def require_posix() -> None:
+    """Raise an error on a system that cannot run the servers."""
+    if os.name != "posix":
+        raise RuntimeError("the test servers run on POSIX systems only, not on Windows")
 
 
 class LocalServer:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set, Union
 
 from ssh_service.testing import process_tree
-from ssh_service.testing.local_server import LocalServer
+from ssh_service.testing.local_server import LocalServer, require_posix
 
 __all__ = ["Sshd", "find_sshd"]
 
@@ -111,6 +111,7 @@ class Sshd(LocalServer):
         *,
         sshd: Optional[str] = None,
     ) -> None:
+        require_posix()
         program = sshd or find_sshd()
         if program is None:
             raise FileNotFoundError("needs OpenSSH's sshd (Debian: apt install openssh-server)")

@@ -27,7 +27,7 @@ from typing import IO, Any, Callable, Iterator, List, Optional, Set, Tuple, Unio
 
 import paramiko
 
-from ssh_service.testing.local_server import LocalServer
+from ssh_service.testing.local_server import LocalServer, require_posix
 
 try:
     import mockssh
@@ -89,6 +89,7 @@ class MockSshd(LocalServer):
         username: str = "mock",
         directory: Union[str, "os.PathLike[str]", None] = None,
     ) -> None:
+        require_posix()
         self._temporary: Optional[tempfile.TemporaryDirectory[str]] = None
         if directory is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="mock-sshd-")

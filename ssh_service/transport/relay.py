@@ -194,7 +194,7 @@ class _TlsSocket:
         sock.setblocking(False)
         self._sock = sock
         self._lock = Lock()
-        self._wants = {ssl.SSLWantReadError: select.POLLIN, ssl.SSLWantWriteError: select.POLLOUT}
+        self._wants = {ssl.SSLWantReadError: False, ssl.SSLWantWriteError: True}
 
     def _call(self, method: Any, argument: Any) -> Any:
         """Return the result of a method; wait briefly and return None if it would block."""
@@ -202,10 +202,8 @@ class _TlsSocket:
             with self._lock:
                 return method(argument)
         except tuple(self._wants) as error:
-            event = self._wants[type(error)]
-        poll = select.poll()
-        poll.register(self._sock, event)
-        poll.poll(_POLL_INTERVAL * 1000)
+            is_write = self._wants[type(error)]
+        _wait_briefly(self._sock, is_write)
         return None
 
     def receive(self) -> Optional[bytes]:
@@ -283,3 +281,16 @@ class _ProxyProcess:
         self._selector.close()
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             stream.close()
+
+
+if sys.platform == "win32":
+
+    def _wait_briefly(sock: Any, is_write: bool) -> None:
+        select.select([] if is_write else [sock], [sock] if is_write else [], [], _POLL_INTERVAL)
+
+else:
+
+    def _wait_briefly(sock: Any, is_write: bool) -> None:
+        poll = select.poll()  # select.select() cannot watch a descriptor above 1023
+        poll.register(sock, select.POLLOUT if is_write else select.POLLIN)
+        poll.poll(_POLL_INTERVAL * 1000)

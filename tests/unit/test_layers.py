@@ -24,6 +24,7 @@ MAY_IMPORT: Dict[str, Set[str]] = {
     "secret": set(),
     "patterns": set(),
     "user_files": set(),
+    "socket_errors": set(),
     "algorithms": {"errors", "patterns"},
     "settings": {"errors", "secret", "user_files"},
     "ssh_config": {"errors", "patterns", "user_files"},
@@ -36,7 +37,7 @@ MAY_IMPORT: Dict[str, Set[str]] = {
     "event_trackers": {"events", "background", "errors"},
     "known_servers": set(),
     "transport": {"known_servers", "threads", "errors", "interruptions"},
-    "connect": {"transport", "params", "known_hosts", *LEAVES},
+    "connect": {"transport", "params", "known_hosts", "socket_errors", *LEAVES},
     "connections": {"connect", "transport", "params", "background", "events", "errors"},
     "commands": {
         "known_servers",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Tuple
 
 import click
@@ -32,6 +33,11 @@ def shell_command(host: str, command: Tuple[str, ...], **options: Any) -> int:
     Exit status: that of the shell or the command, 128 + N if signal N ended it, 255 if the
     connection failed or was lost, 2 wrong usage.
     """  # noqa: D301
+    if sys.platform == "win32":
+        raise click.UsageError(
+            "this needs a terminal of a POSIX system, which Windows lacks; the ssh of Windows"
+            " opens a shell, and `ssh-service run` runs a command"
+        )
     from ssh_service.cli import shell
 
     # As with ssh, the command may follow `--`.

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import errno
 import os
-import pwd
 import stat
+import sys
 from typing import Callable, Iterator, List, Tuple
 
 from ssh_service.copying.deletions import (
@@ -22,11 +22,15 @@ from ssh_service.copying.deletions import (
 )
 from ssh_service.copying.failures import display_path, local_error
 from ssh_service.copying.local.source_tree import SourceTree
+from ssh_service.copying.local.system import HAS_MODES, files
 from ssh_service.copying.local.target_folder import TargetFolder, parts_below
 from ssh_service.copying.ownership import owner_and_mode
 from ssh_service.copying.path_walk import PathWalk
-from ssh_service.copying.paths import is_within, join
+from ssh_service.copying.paths import is_within, join, real_path
 from ssh_service.errors import SshTransferError, transfer_error
+
+if sys.platform != "win32":
+    import pwd
 
 __all__ = ["check_deletion_target", "delete_doomed", "examine_target"]
 
@@ -41,11 +45,12 @@ def check_deletion_target(root: TargetFolder) -> None:
         The target is such a folder.
     """
     real = root.root or b"/"
-    if real == b"/" or any(is_within(os.path.realpath(home), real) for home in _homes()):
-        why = "this is the root directory" if real == b"/" else "the home directory lies in it"
+    is_top = os.path.dirname(real) == real
+    if is_top or any(is_within(real_path(home), real) for home in _homes()):
+        why = "this is the root directory" if is_top else "the home directory lies in it"
         raise _refusal(root, why)
     try:
-        why = _why_misled(root)
+        why = _why_misled(root) if HAS_MODES else ""
     except OSError as error:
         raise local_error(error, root.path) from error
     if why:
@@ -59,14 +64,14 @@ def _why_misled(root: TargetFolder) -> str:
     while True:
         entry = walk.next_entry()
         if entry is None:
-            return "" if os.path.samestat(os.lstat(walk.real), os.fstat(root.fd)) else CHANGED
+            return "" if os.path.samestat(os.lstat(walk.real), files.fstat(root.fd)) else CHANGED
         status = os.lstat(entry)
         if not stat.S_ISLNK(status.st_mode):
             walk.enter(entry)
-        elif status.st_uid not in (0, os.geteuid()):
+        elif status.st_uid not in (0, files.geteuid()):
             return link_of_another_user(display_path(entry), status.st_uid)
         else:
-            walk.follow(os.readlink(entry))
+            walk.follow(files.readlink(entry))
 
 
 def _refusal(root: TargetFolder, why: str) -> SshTransferError:
@@ -77,10 +82,11 @@ def _refusal(root: TargetFolder, why: str) -> SshTransferError:
 def _homes() -> List[bytes]:
     """Return the home directory, also that of the user's entry if HOME names another one."""
     homes = [os.path.expanduser("~")]
-    try:
-        homes.append(pwd.getpwuid(os.geteuid()).pw_dir)
-    except KeyError:
-        pass  # the user has no entry
+    if sys.platform != "win32":
+        try:
+            homes.append(pwd.getpwuid(os.geteuid()).pw_dir)
+        except KeyError:
+            pass  # the user has no entry
     return [os.fsencode(home) for home in homes if home]
 
 
@@ -114,7 +120,7 @@ def examine_target(root: TargetFolder, deletions: Deletions, on_step: Callable[[
 def _examine_folders(
     tree: SourceTree, root: TargetFolder, deletions: Deletions, on_step: Callable[[], None]
 ) -> None:
-    device = os.fstat(root.fd).st_dev
+    device = files.fstat(root.fd).st_dev
     to_examine = [b""]
     while to_examine:
         on_step()
@@ -143,7 +149,7 @@ def _list(tree: SourceTree, root: bytes, folder: bytes) -> List[TargetEntry]:
 
 
 def _entries(fd: int) -> Iterator[TargetEntry]:
-    with os.scandir(fd) as entries:
+    with files.scandir(fd) as entries:
         for entry in entries:
             try:
                 status = entry.stat(follow_symlinks=False)
@@ -187,15 +193,15 @@ def delete_doomed(
 
 
 def _make_writable(tree: SourceTree, root: bytes, doomed: List[Doomed]) -> None:
-    if not os.geteuid():
+    if not files.geteuid():
         return
     for entry in reversed(doomed):
         mode = entry.attributes.mode or 0
         if entry.is_folder and mode & stat.S_IRWXU != stat.S_IRWXU:
             try:
                 descriptor = tree.open_folder(join(root, entry.path))
-                if _identity(os.fstat(descriptor.fd)) == entry.identity:
-                    os.fchmod(descriptor.fd, stat.S_IMODE(mode) | stat.S_IRWXU)
+                if _identity(files.fstat(descriptor.fd)) == entry.identity:
+                    files.fchmod(descriptor.fd, stat.S_IMODE(mode) | stat.S_IRWXU)
                 descriptor.close()
             except OSError:
                 pass  # if this matters, the deletion fails
@@ -203,12 +209,12 @@ def _make_writable(tree: SourceTree, root: bytes, doomed: List[Doomed]) -> None:
 
 def _delete(tree: SourceTree, path: bytes, entry: Doomed) -> None:
     name, fd = tree.locate(path)
-    if _identity(os.stat(name, dir_fd=fd, follow_symlinks=False)) != entry.identity:
+    if _identity(files.stat(name, dir_fd=fd, follow_symlinks=False)) != entry.identity:
         return  # exchanged since it was examined
     if entry.is_folder:
-        os.rmdir(name, dir_fd=fd)
+        files.rmdir(name, dir_fd=fd)
     else:
-        os.unlink(name, dir_fd=fd)
+        files.unlink(name, dir_fd=fd)
 
 
 def _identity(status: os.stat_result) -> Tuple[int, int]:

@@ -10,6 +10,8 @@ import time
 from collections import deque
 from typing import List, Optional
 
+from ssh_service.copying.local.positions import read_at
+from ssh_service.copying.local.system import HAS_MODES, files
 from ssh_service.copying.sftp.protocol import Attributes
 
 __all__ = ["Descriptor", "attributes_of", "current_umask", "digest_of", "set_attributes"]
@@ -44,16 +46,16 @@ class Descriptor:
         self, path: bytes, flags: int, mode: int = 0o600, dir_fd: Optional[int] = None
     ) -> None:
         """Open a file or folder, like `os.open`."""
-        opening = functools.partial(os.open, flags=flags | _CLOEXEC, mode=mode, dir_fd=dir_fd)
+        opening = functools.partial(files.open, flags=flags | _CLOEXEC, mode=mode, dir_fd=dir_fd)
         self._open.extend(map(opening, [path]))
 
     def duplicate(self, fd: int) -> None:
         """Duplicate the descriptor `fd`."""
-        self._open.extend(map(os.dup, [fd]))
+        self._open.extend(map(files.dup, [fd]))
 
     def close(self) -> None:
         """Close the descriptor; may be called more than once."""
-        deque(map(os.close, map(list.pop, [self._open] * len(self._open))), maxlen=0)
+        deque(map(files.close, map(list.pop, [self._open] * len(self._open))), maxlen=0)
 
 
 def _time(seconds: int) -> int:
@@ -64,7 +66,7 @@ def _time(seconds: int) -> int:
 def attributes_of(status: os.stat_result) -> Attributes:
     """Return the mode and times for the copy of a local file."""
     return Attributes(
-        mode=stat.S_IMODE(status.st_mode),
+        mode=stat.S_IMODE(status.st_mode) if HAS_MODES else None,
         atime=int(status.st_atime),
         mtime=int(status.st_mtime),
     )
@@ -90,12 +92,12 @@ def set_attributes(fd: int, attributes: Attributes) -> Optional[OSError]:
     refused: Optional[OSError] = None
     if attributes.mode is not None:
         try:
-            os.fchmod(fd, attributes.mode & 0o777)
+            files.fchmod(fd, attributes.mode & 0o777)
         except OSError as error:
             refused = error
     if attributes.atime is not None and attributes.mtime is not None:
         try:
-            os.utime(fd, (_time(attributes.atime), _time(attributes.mtime)))
+            files.utime(fd, (_time(attributes.atime), _time(attributes.mtime)))
         except (OSError, OverflowError) as error:
             refused = error if isinstance(error, OSError) else OSError(str(error))
     return refused
@@ -107,7 +109,7 @@ def digest_of(fd: int, size: int) -> bytes:
     buffer = memoryview(bytearray(_CHUNK_SIZE))
     offset = 0
     while offset < size:
-        count = os.preadv(fd, [buffer[: min(_CHUNK_SIZE, size - offset)]], offset)
+        count = read_at(fd, buffer[: min(_CHUNK_SIZE, size - offset)], offset)
         if not count:
             break
         digest.update(buffer[:count])

@@ -9,6 +9,7 @@ from typing import Callable, Set
 
 from ssh_service.copying.failures import local_error
 from ssh_service.copying.local.descriptors import Descriptor
+from ssh_service.copying.local.system import files
 from ssh_service.copying.local.target_folder import (
     PathParts,
     TargetFolder,
@@ -20,6 +21,7 @@ from ssh_service.copying.local.target_folder import (
 )
 from ssh_service.copying.local.target_tree import TargetTree
 from ssh_service.copying.ownership import owner_and_mode
+from ssh_service.copying.paths import real_path
 
 __all__ = ["PlannedTree"]
 
@@ -57,12 +59,12 @@ class PlannedTree(TargetTree):
             open_folder(os.path.dirname(real) or b".").close()  # fails if it does not exist
             self._root = self._as_missing((), "create", path)
             return
-        if not stat.S_ISDIR(os.stat(real).st_mode):
+        if not stat.S_ISDIR(files.stat(real).st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         if not is_explicit:
             check_folder(real)
-        descriptor = open_folder(real, flags=os.O_NOFOLLOW)
-        self._root = self._held(descriptor, path, False, os.path.realpath(real))
+        descriptor = open_folder(real, flags=files.O_NOFOLLOW)
+        self._root = self._held(descriptor, path, False, real_path(real))
 
     def _as_missing(self, names: PathParts, action: str, path: bytes) -> TargetFolder:
         self._missing.add(names)
@@ -80,13 +82,13 @@ class PlannedTree(TargetTree):
         parent = self.open_folder(names[:-1])
         try:
             try:
-                found = os.stat(names[-1], dir_fd=parent.fd, follow_symlinks=False)
+                found = files.stat(names[-1], dir_fd=parent.fd, follow_symlinks=False)
             except FileNotFoundError:
                 return self._as_missing(names, "create", path)
             check_target(path, owner_and_mode(found), parent.attributes)
             if stat.S_ISLNK(found.st_mode) and replaces_link(path, parent):
                 return self._as_missing(names, "replace", path)
-            if not stat.S_ISDIR(os.stat(names[-1], dir_fd=parent.fd).st_mode):
+            if not stat.S_ISDIR(files.stat(names[-1], dir_fd=parent.fd).st_mode):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         except OSError as error:
             raise local_error(error, path) from error

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 from ssh_service.copying import temporary
 from ssh_service.copying.local.descriptors import Descriptor
+from ssh_service.copying.local.system import files
 from ssh_service.copying.local.target_folder import TargetFolder, open_folder
 from ssh_service.copying.ownership import is_our_file, owner_and_mode
 from ssh_service.interruptions import raise_interruption
 
 __all__ = ["LocalResumeMarker"]
 
-_NEW_FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_NEW_FILE_FLAGS = files.O_WRONLY | files.O_CREAT | files.O_EXCL | files.O_NOFOLLOW
 
 
 class LocalResumeMarker:
@@ -36,7 +36,7 @@ class LocalResumeMarker:
             other = next((name for name in names if self._is_marker(folder, name)), None)
             if other is not None:
                 self._is_set = True
-                os.rename(other, self.name, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
+                files.rename(other, self.name, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
                 return True
         except OSError as error:
             raise_interruption(error)  # another copy has been faster
@@ -45,9 +45,9 @@ class LocalResumeMarker:
         return False
 
     def _is_marker(self, folder: TargetFolder, name: bytes) -> bool:
-        status = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
+        status = files.stat(name, dir_fd=folder.fd, follow_symlinks=False)
         if status.st_size or not is_our_file(
-            owner_and_mode(status), os.geteuid(), status.st_nlink
+            owner_and_mode(status), files.geteuid(), status.st_nlink
         ):
             return False
         return temporary.names.is_resumable_for(name, self._source, time.time() - status.st_mtime)
@@ -67,6 +67,6 @@ class LocalResumeMarker:
         """Remove the marker: the tree is complete."""
         if self._is_set:
             try:
-                os.unlink(self.name, dir_fd=folder.fd)
+                files.unlink(self.name, dir_fd=folder.fd)
             except OSError as error:
                 raise_interruption(error)  # stale now

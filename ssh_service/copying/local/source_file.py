@@ -15,7 +15,9 @@ from ssh_service.copying.failures import (
     was_rewritten,
 )
 from ssh_service.copying.local.descriptors import Descriptor, attributes_of, digest_of
+from ssh_service.copying.local.positions import read_at
 from ssh_service.copying.local.source_tree import SourceTree
+from ssh_service.copying.local.system import files
 from ssh_service.errors import SshTransferError
 
 __all__ = ["SourceFile"]
@@ -24,7 +26,7 @@ _CHUNK_SIZE = 256 * 1024
 # The maximum number of chunks read from a file of size 0, which may never end.
 _MAX_UNSIZED_CHUNKS = 64
 # Without O_NONBLOCK, opening a FIFO that has replaced the file would block until it has a writer.
-_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
+_OPEN_FLAGS = files.O_RDONLY | files.O_NONBLOCK
 
 
 class SourceFile:
@@ -56,10 +58,10 @@ class SourceFile:
                 self._file.open(path, _OPEN_FLAGS)
             else:
                 name, folder = tree.locate(path)
-                self._file.open(name, _OPEN_FLAGS | os.O_NOFOLLOW, dir_fd=folder)
+                self._file.open(name, _OPEN_FLAGS | files.O_NOFOLLOW, dir_fd=folder)
         except OSError as error:
             raise local_error(error, path) from error
-        self._status = os.fstat(self._file.fd)
+        self._status = files.fstat(self._file.fd)
         if not stat.S_ISREG(self._status.st_mode):
             self.close()
             raise not_a_file_error(path, self._status.st_mode, "local")
@@ -106,7 +108,8 @@ class SourceFile:
     @property
     def is_sparse(self) -> bool:
         """Whether the file has holes, so that it needs less space than its size."""
-        return self._status.st_blocks * 512 < self.size
+        blocks: Optional[int] = getattr(self._status, "st_blocks", None)  # not on Windows
+        return blocks is not None and blocks * 512 < self.size
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` with the content at `offset`."""
@@ -115,7 +118,7 @@ class SourceFile:
             return
         try:
             while buffer:
-                count = os.preadv(self._file.fd, [buffer], offset)
+                count = read_at(self._file.fd, buffer, offset)
                 if not count:
                     raise changed_during_copy_error(self.path, "local")
                 buffer, offset = buffer[count:], offset + count
@@ -173,6 +176,6 @@ class SourceFile:
         """
         if self._file.fd < 0:
             return
-        now, then = os.fstat(self._file.fd), self._status
+        now, then = files.fstat(self._file.fd), self._status
         if was_rewritten(then.st_size, then.st_mtime_ns, now.st_size, now.st_mtime_ns):
             raise changed_during_copy_error(self.path, "local")

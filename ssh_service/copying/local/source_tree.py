@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from typing import Optional, Tuple
 
 from ssh_service.copying.failures import local_error
 from ssh_service.copying.local.descriptors import Descriptor
+from ssh_service.copying.local.system import files
 
 __all__ = ["SourceTree"]
 
-_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY
+_FOLDER_FLAGS = files.O_RDONLY | files.O_DIRECTORY
 
 
 class SourceTree:
@@ -55,7 +55,7 @@ class SourceTree:
         around = self._root
         for name in filter(None, folder[len(self._prefix) :].split(b"/")):
             inner = Descriptor()
-            inner.open(name, _FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=around.fd)
+            inner.open(name, _FOLDER_FLAGS | files.O_NOFOLLOW, dir_fd=around.fd)
             around = inner  # the previous descriptor closes itself
         return around
 
@@ -66,7 +66,7 @@ class SourceTree:
             descriptor.open(b".", _FOLDER_FLAGS, dir_fd=self._root.fd)
         else:
             name, around = self.locate(path)
-            descriptor.open(name, _FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=around)
+            descriptor.open(name, _FOLDER_FLAGS | files.O_NOFOLLOW, dir_fd=around)
         return descriptor
 
     def close(self) -> None:

@@ -17,6 +17,8 @@ from ssh_service.copying.local.descriptors import (
     digest_of,
     set_attributes,
 )
+from ssh_service.copying.local.positions import read_at, write_at
+from ssh_service.copying.local.system import files
 from ssh_service.copying.local.target_folder import (
     TargetFolder,
     Unfinished,
@@ -26,15 +28,15 @@ from ssh_service.copying.local.target_folder import (
     replaces_link,
 )
 from ssh_service.copying.ownership import is_our_file, may_use, owner_and_mode
-from ssh_service.copying.paths import is_within
+from ssh_service.copying.paths import is_within, real_path
 from ssh_service.copying.sftp.protocol import Attributes, Pieces
 from ssh_service.interruptions import raise_interruption
 
 __all__ = ["TargetFile", "digest_at", "remove_stale_parts", "find_file"]
 
-_NEW_FILE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-_STALE_FILE_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
-_OLD_FILE_FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+_NEW_FILE_FLAGS = files.O_RDWR | files.O_CREAT | files.O_EXCL | files.O_NOFOLLOW
+_STALE_FILE_FLAGS = files.O_RDWR | files.O_NOFOLLOW | files.O_NONBLOCK
+_OLD_FILE_FLAGS = files.O_WRONLY | files.O_NOFOLLOW | files.O_NONBLOCK
 _PRIVATE_MODE = 0o600
 # The errors for files that cannot be replaced but may be writable, such as a mount point.
 _NOT_REPLACEABLE = (errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES)
@@ -116,13 +118,13 @@ class TargetFile(Unfinished):
     def _examine_existing(self) -> None:
         """Examine what exists at the target, and follow a link of the user."""
         try:
-            found = os.stat(self._name, dir_fd=self._folder.fd, follow_symlinks=False)
+            found = files.stat(self._name, dir_fd=self._folder.fd, follow_symlinks=False)
             if stat.S_ISLNK(found.st_mode) and replaces_link(self.path, self._folder):
                 check_target(self.path, owner_and_mode(found), self._folder.attributes)
                 return  # the rename will replace it
             if stat.S_ISLNK(found.st_mode):
                 self._follow_link()
-                found = os.stat(self._name, dir_fd=self._folder.fd, follow_symlinks=False)
+                found = files.stat(self._name, dir_fd=self._folder.fd, follow_symlinks=False)
         except FileNotFoundError:
             return
         if stat.S_ISDIR(found.st_mode):
@@ -135,7 +137,7 @@ class TargetFile(Unfinished):
         # followed.
         path = follow_links(self.path)
         folder, self._name = os.path.split(path)
-        folder = os.path.realpath(folder or b".")
+        folder = real_path(folder or b".")
         root = self._folder.root
         if root is not None and not is_within(os.path.join(folder, self._name), root):
             raise OSError(errno.ELOOP, "a local symbolic link that leads out of the target")
@@ -162,7 +164,7 @@ class TargetFile(Unfinished):
 
     def _claim_stale_part(self, name: bytes) -> bool:
         """Take over an unfinished file of an earlier copy to this target, by renaming it."""
-        fd, uid = self._folder.fd, os.geteuid()
+        fd, uid = self._folder.fd, files.geteuid()
         found = []
         for other, status in _stale_parts(self._folder, self._name):
             if is_our_file(owner_and_mode(status), uid, status.st_nlink):
@@ -173,10 +175,10 @@ class TargetFile(Unfinished):
             left = Descriptor()
             try:
                 left.open(other, _STALE_FILE_FLAGS, dir_fd=fd)
-                status = os.fstat(left.fd)  # of the file that is actually open
+                status = files.fstat(left.fd)  # of the file that is actually open
                 if not is_our_file(owner_and_mode(status), uid, status.st_nlink):
                     continue
-                os.rename(other, name, src_dir_fd=fd, dst_dir_fd=fd)
+                files.rename(other, name, src_dir_fd=fd, dst_dir_fd=fd)
             except OSError as error:
                 raise_interruption(error)
                 continue  # another copy has been faster
@@ -216,11 +218,11 @@ class TargetFile(Unfinished):
         return self._existing is not None and not stat.S_ISREG(self._existing.mode or 0)
 
     def _keep_owner(self, existing: Attributes) -> bool:
-        own = os.fstat(self._file.fd)
+        own = files.fstat(self._file.fd)
         if (own.st_uid, own.st_gid) == (existing.uid, existing.gid):
             return True
         try:
-            os.fchown(self._file.fd, existing.uid or 0, existing.gid or 0)
+            files.fchown(self._file.fd, existing.uid or 0, existing.gid or 0)
         except OSError as error:
             raise_interruption(error)
             return own.st_uid == existing.uid  # the owner is right, even if the group is not
@@ -228,8 +230,8 @@ class TargetFile(Unfinished):
 
     def _open_existing(self) -> None:
         self._file.open(self._name, _OLD_FILE_FLAGS, dir_fd=self._folder.fd)
-        os.set_blocking(self._file.fd, True)
-        found = os.fstat(self._file.fd)
+        files.set_blocking(self._file.fd, True)
+        found = files.fstat(self._file.fd)
         check_target(self.path, owner_and_mode(found), self._folder.attributes)
         if stat.S_ISREG(found.st_mode):
             self._check_room(found.st_size)
@@ -239,8 +241,10 @@ class TargetFile(Unfinished):
 
     def _check_room(self, old_size: int) -> None:
         """Raise an error if the disk is too small, before the old content is lost in vain."""
+        if not files.geteuid():
+            return
         space = os.fstatvfs(self._file.fd)
-        if self._size - old_size > space.f_bavail * space.f_frsize and os.geteuid():
+        if self._size - old_size > space.f_bavail * space.f_frsize:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def write(self, offset: int, pieces: Pieces) -> None:
@@ -253,7 +257,7 @@ class TargetFile(Unfinished):
                 pieces = []
             self._end = max(self._end, end)
             while pieces:
-                count = os.pwritev(self._file.fd, pieces, offset)
+                count = write_at(self._file.fd, pieces, offset)
                 offset += count
                 while pieces and count >= len(pieces[0]):
                     count -= len(pieces[0])
@@ -287,7 +291,7 @@ class TargetFile(Unfinished):
                 if error is not None:
                     on_refused(self.path, error)
             if fsync:
-                os.fsync(self._file.fd)
+                files.fsync(self._file.fd)
             if self._temporary is not None:
                 self._rename(self._temporary)
                 if fsync:
@@ -304,7 +308,7 @@ class TargetFile(Unfinished):
     def _rename(self, written: bytes) -> None:
         fd = self._folder.fd
         try:
-            os.rename(written, self._name, src_dir_fd=fd, dst_dir_fd=fd)
+            files.rename(written, self._name, src_dir_fd=fd, dst_dir_fd=fd)
         except OSError as error:
             if self._existing is None or error.errno not in _NOT_REPLACEABLE:
                 raise
@@ -320,21 +324,22 @@ class TargetFile(Unfinished):
     def _copy_over(self) -> None:
         """Overwrite a target that cannot be replaced by a rename, such as a mount point."""
         source, self._file = self._file, Descriptor()
-        written = os.fstat(source.fd)
+        written = files.fstat(source.fd)
         self._size = written.st_size
         self._open_existing()
-        offset = 0
+        buffer, offset = memoryview(bytearray(_CHUNK_SIZE)), 0
         while True:
-            data = memoryview(os.pread(source.fd, _CHUNK_SIZE, offset))
-            if not data:
+            count = read_at(source.fd, buffer, offset)
+            if not count:
                 break
-            offset += len(data)
+            data = buffer[:count]
+            offset += count
             while data:
                 data = data[os.write(self._file.fd, data) :]
         mode, times = stat.S_IMODE(written.st_mode), (written.st_atime_ns, written.st_mtime_ns)
         try:
-            os.fchmod(self._file.fd, mode)
-            os.utime(self._file.fd, ns=times)
+            files.fchmod(self._file.fd, mode)
+            files.utime(self._file.fd, ns=times)
         except PermissionError:
             pass  # the file belongs to another user: keep its attributes
 
@@ -353,7 +358,7 @@ class TargetFile(Unfinished):
             return
         self._file.close()
         try:
-            os.unlink(self._temporary, dir_fd=self._folder.fd)
+            files.unlink(self._temporary, dir_fd=self._folder.fd)
         except OSError as error:
             # It was never created; or it is stale now, and a later copy removes it.
             raise_interruption(error)
@@ -367,7 +372,7 @@ def _stale_parts(folder: TargetFolder, name: bytes) -> Iterator[Tuple[bytes, os.
         if not temporary.names.is_resumable_for(other, name, math.inf):
             continue
         try:
-            status = os.stat(other, dir_fd=folder.fd, follow_symlinks=False)
+            status = files.stat(other, dir_fd=folder.fd, follow_symlinks=False)
         except FileNotFoundError:
             continue  # another copy has been faster
         if temporary.names.is_resumable_for(other, name, time.time() - status.st_mtime):
@@ -378,8 +383,8 @@ def remove_stale_parts(folder: TargetFolder, name: bytes) -> None:
     """Remove the unfinished files of a target that is complete."""
     for other, status in _stale_parts(folder, name):
         try:
-            if is_our_file(owner_and_mode(status), os.geteuid(), status.st_nlink):
-                os.unlink(other, dir_fd=folder.fd)
+            if is_our_file(owner_and_mode(status), files.geteuid(), status.st_nlink):
+                files.unlink(other, dir_fd=folder.fd)
         except OSError as error:
             raise_interruption(error)  # another copy has been faster, or we have no permission
 
@@ -387,21 +392,21 @@ def remove_stale_parts(folder: TargetFolder, name: bytes) -> None:
 def find_file(folder: TargetFolder, name: bytes) -> Optional[os.stat_result]:
     """Return the status of a regular file that may be used; None if there is none."""
     try:
-        found = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
+        found = files.stat(name, dir_fd=folder.fd, follow_symlinks=False)
     except OSError as error:
         raise_interruption(error)
         return None
     if not stat.S_ISREG(found.st_mode):
         return None
     # A file of another user may look like the source and have other content.
-    return found if may_use(owner_and_mode(found), folder.attributes, os.geteuid()) else None
+    return found if may_use(owner_and_mode(found), folder.attributes, files.geteuid()) else None
 
 
 def digest_at(folder: TargetFolder, name: bytes, size: int) -> bytes:
     """Return the digest of the first `size` bytes of a file in a folder."""
     file = Descriptor()
     try:
-        file.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder.fd)
+        file.open(name, files.O_RDONLY | files.O_NOFOLLOW, dir_fd=folder.fd)
         return digest_of(file.fd, size)
     except OSError as error:
         raise local_error(error, os.path.join(folder.path, name)) from error

@@ -16,6 +16,7 @@ from typing import List, Optional, Set, Tuple
 from ssh_service.copying import temporary
 from ssh_service.copying.failures import display_path, local_error
 from ssh_service.copying.local.descriptors import Descriptor
+from ssh_service.copying.local.system import files
 from ssh_service.copying.ownership import (
     is_our_stale_file,
     may_use,
@@ -23,7 +24,7 @@ from ssh_service.copying.ownership import (
     owner_and_mode,
 )
 from ssh_service.copying.path_walk import MAX_SYMLINKS
-from ssh_service.copying.paths import is_within
+from ssh_service.copying.paths import is_within, real_path
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.interruptions import raise_interruption
 
@@ -41,7 +42,7 @@ __all__ = [
     "replaces_link",
 ]
 
-_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY
+_FOLDER_FLAGS = files.O_RDONLY | files.O_DIRECTORY
 # For folders that are writable but cannot be listed.
 _PATH_FLAG = getattr(os, "O_PATH", 0)
 
@@ -95,7 +96,7 @@ class TargetFolder:
     @property
     def attributes(self) -> Attributes:
         """The current owner and mode."""
-        return owner_and_mode(os.fstat(self.fd))
+        return owner_and_mode(files.fstat(self.fd))
 
     def hold(self) -> None:
         """Increase the refcount: keep the folder open for one more user."""
@@ -117,7 +118,7 @@ class TargetFolder:
     def sync(self) -> None:
         """Flush the entries to the disk, if the folder was opened for reading."""
         try:
-            os.fsync(self.fd)
+            files.fsync(self.fd)
         except OSError as error:
             if error.errno != errno.EBADF:
                 raise
@@ -126,7 +127,7 @@ class TargetFolder:
         """Return the names of unfinished files in the folder, which is listed only once."""
         if self._unfinished_names is None:
             try:
-                names = map(os.fsencode, os.listdir(self.fd))
+                names = map(os.fsencode, files.listdir(self.fd))
                 self._unfinished_names = [
                     name for name in names if temporary.parse(name) is not None
                 ]
@@ -137,14 +138,14 @@ class TargetFolder:
 
     def remove_stale_files(self, may_resume: bool) -> None:
         """Remove files of dead copies; files that may be resumed are kept for a day."""
-        now, uid = time.time(), os.geteuid()
+        now, uid = time.time(), files.geteuid()
         for name in self.unfinished_names():
             try:
-                status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+                status = files.stat(name, dir_fd=self.fd, follow_symlinks=False)
                 if not is_our_stale_file(owner_and_mode(status), uid, status.st_nlink):
                     continue
                 if temporary.names.is_stale(name, now - status.st_mtime, may_resume):
-                    os.unlink(name, dir_fd=self.fd)
+                    files.unlink(name, dir_fd=self.fd)
             except OSError as error:
                 raise_interruption(error)  # another copy has been faster, or we have no permission
 
@@ -169,7 +170,7 @@ def open_parent(target: bytes) -> Tuple[TargetFolder, bytes]:
 
 def open_real(path: bytes, root: Optional[bytes]) -> TargetFolder:
     """Open a folder by the real path that links led to; see `TargetFolder.root`."""
-    return TargetFolder(open_folder(path, flags=os.O_NOFOLLOW), path, root=root)
+    return TargetFolder(open_folder(path, flags=files.O_NOFOLLOW), path, root=root)
 
 
 def open_folder(path: bytes, dir_fd: Optional[int] = None, flags: int = 0) -> Descriptor:
@@ -192,8 +193,8 @@ def follow_links(path: bytes) -> bytes:
         if not stat.S_ISLNK(found.st_mode):
             return path
         folder = os.path.dirname(path)
-        check_target(path, owner_and_mode(found), owner_and_mode(os.stat(folder or b".")))
-        path = os.path.join(folder, os.readlink(path))
+        check_target(path, owner_and_mode(found), owner_and_mode(files.stat(folder or b".")))
+        path = os.path.join(folder, files.readlink(path))
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 
@@ -201,13 +202,13 @@ def check_folder(path: bytes) -> None:
     """Check a folder by its path, as `check_target` does, following permitted links."""
     path = follow_links(path.rstrip(b"/") or b"/")
     if os.path.basename(path) not in (b"", b".", b".."):
-        around = os.stat(os.path.dirname(path) or b".")
+        around = files.stat(os.path.dirname(path) or b".")
         check_target(path, owner_and_mode(os.lstat(path)), owner_and_mode(around))
 
 
 def check_target(path: bytes, found: Attributes, folder: Attributes) -> None:
     """Refuse a target that another user created in a folder that others may write to."""
-    if not may_use(found, folder, os.geteuid()):
+    if not may_use(found, folder, files.geteuid()):
         raise not_ours_error(display_path(path), found, "local")
 
 
@@ -220,7 +221,7 @@ def replaces_link(link: bytes, folder: TargetFolder) -> bool:
 
 def parts_below(root: bytes, path: bytes) -> Optional[PathParts]:
     """Return the names from a real root to where a path leads; None if it leads outside."""
-    real = os.path.realpath(path)
+    real = real_path(path)
     if not is_within(real, root):
         return None
     return tuple(name for name in real[len(root) :].split(b"/") if name)

@@ -8,6 +8,7 @@ import stat
 
 from ssh_service.copying import temporary
 from ssh_service.copying.failures import display_path, local_error
+from ssh_service.copying.local.system import files
 from ssh_service.copying.local.target_folder import TargetFolder, check_target
 from ssh_service.copying.ownership import owner_and_mode
 from ssh_service.errors import transfer_error
@@ -37,21 +38,21 @@ def make_link(folder: TargetFolder, name: bytes, text: bytes) -> None:
     unfinished = temporary.names.new(name)
     try:
         try:
-            os.symlink(text, name, dir_fd=folder.fd)
+            files.symlink(text, name, dir_fd=folder.fd)
             return
         except FileExistsError:
             pass
-        found = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
+        found = files.stat(name, dir_fd=folder.fd, follow_symlinks=False)
         if stat.S_ISDIR(found.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         check_target(path, owner_and_mode(found), folder.attributes)
-        if stat.S_ISLNK(found.st_mode) and os.readlink(name, dir_fd=folder.fd) == text:
+        if stat.S_ISLNK(found.st_mode) and files.readlink(name, dir_fd=folder.fd) == text:
             return
-        os.symlink(text, unfinished, dir_fd=folder.fd)
+        files.symlink(text, unfinished, dir_fd=folder.fd)
         try:
-            os.rename(unfinished, name, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
+            files.rename(unfinished, name, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
         except BaseException:
-            os.unlink(unfinished, dir_fd=folder.fd)
+            files.unlink(unfinished, dir_fd=folder.fd)
             raise
     except OSError as error:
         raise local_error(error, path) from error

@@ -16,6 +16,7 @@ from typing import Dict, Optional, Set
 from ssh_service.copying import temporary
 from ssh_service.copying.failures import display_path, local_error
 from ssh_service.copying.local.descriptors import Descriptor, set_attributes
+from ssh_service.copying.local.system import files
 from ssh_service.copying.local.target_folder import (
     PathParts,
     TargetFolder,
@@ -27,13 +28,14 @@ from ssh_service.copying.local.target_folder import (
     replaces_link,
 )
 from ssh_service.copying.ownership import owner_and_mode
+from ssh_service.copying.paths import real_path
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.errors import transfer_error
 from ssh_service.interruptions import raise_interruption
 
 __all__ = ["TargetTree"]
 
-_MARKER_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_MARKER_FLAGS = files.O_WRONLY | files.O_CREAT | files.O_EXCL | files.O_NOFOLLOW
 
 
 class TargetTree:
@@ -81,8 +83,8 @@ class TargetTree:
         if not is_new and not is_explicit:
             check_folder(real)
         # A link that another user has created in the meantime is not followed.
-        descriptor = open_folder(real, flags=os.O_NOFOLLOW)
-        self._root = self._held(descriptor, path, is_new, os.path.realpath(real))
+        descriptor = open_folder(real, flags=files.O_NOFOLLOW)
+        self._root = self._held(descriptor, path, is_new, real_path(real))
         if is_new:
             self._created.add(())
             self._set_marker((), self._root)
@@ -113,7 +115,7 @@ class TargetTree:
             with contextlib.suppress(OSError):  # another process has removed it
                 folder = self.open_folder(names)
                 try:
-                    os.unlink(self.marker, dir_fd=folder.fd)
+                    files.unlink(self.marker, dir_fd=folder.fd)
                 finally:
                     folder.release()
             self._marked.discard(names)
@@ -123,7 +125,7 @@ class TargetTree:
         """Make an existing folder of ours writable until the copy has finished it."""
         found = folder.attributes
         mode = found.mode or 0
-        if found.uid == os.geteuid() != 0 and mode & stat.S_IRWXU != stat.S_IRWXU:
+        if found.uid == files.geteuid() != 0 and mode & stat.S_IRWXU != stat.S_IRWXU:
             self._made_writable[names] = mode
             set_attributes(folder.fd, Attributes(mode=mode | stat.S_IRWXU))
 
@@ -189,9 +191,9 @@ class TargetTree:
         """Remove a link in the place of a folder, as rsync does, unless it may be followed."""
         name, path = names[-1], self._path(names)
         if _is_link(name, parent.fd) and replaces_link(path, parent):
-            found = os.stat(name, dir_fd=parent.fd, follow_symlinks=False)
+            found = files.stat(name, dir_fd=parent.fd, follow_symlinks=False)
             check_target(path, owner_and_mode(found), parent.attributes)
-            os.unlink(name, dir_fd=parent.fd)
+            files.unlink(name, dir_fd=parent.fd)
 
     def open_folder(self, names: PathParts, links: int = 0) -> TargetFolder:
         """
@@ -203,7 +205,7 @@ class TargetTree:
         descriptor.duplicate(self._root.fd)
         for count, name in enumerate(names, 1):
             try:
-                inner = open_folder(name, descriptor.fd, os.O_NOFOLLOW)
+                inner = open_folder(name, descriptor.fd, files.O_NOFOLLOW)
             except OSError as error:
                 if not _is_link(name, descriptor.fd):
                     raise local_error(error, self._path(names[:count])) from error
@@ -235,17 +237,17 @@ class TargetTree:
 def _make(path: bytes, mode: int, fd: Optional[int]) -> bool:
     """Create a folder; return False if it exists."""
     try:
-        os.mkdir(path, mode | stat.S_IRWXU, dir_fd=fd)
+        files.mkdir(path, mode | stat.S_IRWXU, dir_fd=fd)
         return True
     except FileExistsError:
-        if not stat.S_ISDIR(os.stat(path, dir_fd=fd).st_mode):
+        if not stat.S_ISDIR(files.stat(path, dir_fd=fd).st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
         return False
 
 
 def _is_there(name: bytes, fd: int) -> bool:
     try:
-        os.stat(name, dir_fd=fd, follow_symlinks=False)
+        files.stat(name, dir_fd=fd, follow_symlinks=False)
     except OSError as error:
         raise_interruption(error)
         return False
@@ -254,7 +256,7 @@ def _is_there(name: bytes, fd: int) -> bool:
 
 def _is_link(name: bytes, fd: int) -> bool:
     try:
-        return stat.S_ISLNK(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
+        return stat.S_ISLNK(files.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
     except OSError as error:
         raise_interruption(error)
         return False

@@ -21,7 +21,8 @@ from ssh_service.copying.exclusions import Excludes
 from ssh_service.copying.failures import local_error, not_a_file_error, symlink_loop_error
 from ssh_service.copying.local.descriptors import Descriptor
 from ssh_service.copying.local.source_tree import SourceTree
-from ssh_service.copying.paths import is_within
+from ssh_service.copying.local.system import files
+from ssh_service.copying.paths import is_within, real_path
 from ssh_service.errors import SshTransferError
 from ssh_service.interruptions import is_interruption
 
@@ -176,7 +177,7 @@ def _failure(error: OSError, path: bytes) -> SshTransferError:
 
 
 def _scan(folder: Any) -> ContextManager[Iterator["os.DirEntry[Any]"]]:
-    return os.scandir(folder)
+    return files.scandir(folder)
 
 
 def _make_entry(
@@ -188,7 +189,7 @@ def _make_entry(
 ) -> Entry:
     is_link = entry.is_symlink()
     if is_link and folder.fd >= 0:
-        return Entry(path, name, None, link=os.readlink(name, dir_fd=folder.fd))
+        return Entry(path, name, None, link=files.readlink(name, dir_fd=folder.fd))
     if not entry.is_dir(follow_symlinks=is_link):
         # Reported in order; only regular files are ever opened.
         if not entry.is_file(follow_symlinks=is_link):
@@ -202,4 +203,4 @@ def _make_entry(
 
 def _leads_back(link: bytes) -> bool:
     """Return whether a link leads to the folder that contains it, or to a parent of that."""
-    return is_within(os.path.realpath(os.path.dirname(link)), os.path.realpath(link))
+    return is_within(real_path(os.path.dirname(link)), real_path(link))
