@@ -15,6 +15,7 @@ from ssh_service.copying.exclusions import Excludes, Exclusions, check_patterns
 from ssh_service.copying.failures import display_path
 from ssh_service.copying.local.descriptors import current_umask
 from ssh_service.copying.local.source_tree import SourceTree
+from ssh_service.copying.local.system import HAS_MODES
 from ssh_service.copying.local.walk import Entry, walk
 from ssh_service.copying.new_trees import NewTrees
 from ssh_service.copying.options import Options
@@ -135,6 +136,11 @@ class CopyContext:
     @functools.cached_property
     def _umask(self) -> int:
         return current_umask()
+
+    @property
+    def keeps_modes(self) -> bool:
+        """Whether an upload gives its copies the modes of the local files."""
+        return HAS_MODES and self.options.preserve is not False
 
     def local_attributes(self, attributes: Attributes) -> Attributes:
         """Return the mode and times for a local copy of a file with these attributes."""

@@ -19,6 +19,7 @@ from ssh_service.copying.failures import (
 )
 from ssh_service.copying.local.file_objects import SourceBytes
 from ssh_service.copying.local.source_file import SourceFile
+from ssh_service.copying.local.system import HAS_MODES
 from ssh_service.copying.parts import move_parts
 from ssh_service.copying.path_walk import MAX_SYMLINKS
 from ssh_service.copying.paths import basename, folder_of, sibling
@@ -148,7 +149,10 @@ class FileUpload:
         if target.existing is not None and not is_file(target.existing):
             return Attributes()  # a device
         if self._context.options.preserve is not False:
-            return self.source.attributes
+            attributes = self.source.attributes
+            if not HAS_MODES and target.existing is not None:
+                attributes = attributes._replace(mode=_mode(target.existing))
+            return attributes
         return Attributes() if target.existing is None else Attributes(mode=_mode(target.existing))
 
     def _mode_for_new(self, target: UploadTarget) -> Optional[int]:

@@ -272,7 +272,7 @@ class _Merge:
             return False
         if existing is None:
             return True
-        if self._context.options.preserve is False:
+        if not self._context.keeps_modes:
             return False  # the mode of the existing file must be kept
         owner = (self._staging.uid, self._staging.gid)
         return stat.S_ISREG(existing.mode or 0) and (existing.uid, existing.gid) == owner

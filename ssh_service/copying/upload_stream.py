@@ -55,6 +55,7 @@ _SCRIPT = (
 )
 # Preserve modes and times, or use those of new files (for root, tar preserves them by default).
 _KEEPING, _NOT_KEEPING = b"-p", b"-m --no-same-permissions"
+_KEEPING_TIMES = b"--no-same-permissions"  # of files on Windows, which have no modes
 
 
 class StreamResult:
@@ -165,8 +166,11 @@ class UploadStream:
         self._source = source
         self._target = target
         self._done = StreamResult()
-        self._keeps = context.options.preserve is not False
-        script = _SCRIPT % (quoted(folder), _KEEPING if self._keeps else _NOT_KEEPING)
+        self._keeps_modes = context.keeps_modes
+        how = _NOT_KEEPING
+        if context.options.preserve is not False:
+            how = _KEEPING if self._keeps_modes else _KEEPING_TIMES
+        script = _SCRIPT % (quoted(folder), how)
         self._process: ShellProcess = context.start_command(script)
         self._chunks: List[bytes] = []
         self._size = 0
@@ -233,7 +237,7 @@ class UploadStream:
 
     async def _send_folder(self, name: bytes, status: os.stat_result) -> None:
         # Writable by us; its own attributes are set at the end, as with SFTP.
-        mode = stat.S_IMODE(status.st_mode) | stat.S_IRWXU if self._keeps else 0o777
+        mode = stat.S_IMODE(status.st_mode) | stat.S_IRWXU if self._keeps_modes else 0o777
         await self._send(tar.header(name + b"/", tar.FOLDER, Attributes(mode=mode)))
 
     async def _send_file(self, path: bytes, relative: bytes) -> None:
@@ -244,7 +248,7 @@ class UploadStream:
                 return
             content = source.read_whole()
         attributes = source.attributes._replace(size=size)
-        if not self._keeps:
+        if not self._keeps_modes:
             attributes = attributes._replace(mode=0o666)
         header = tar.header(TREE + relative, tar.FILE, attributes)
         await self._send(header, content, tar.padding(size))

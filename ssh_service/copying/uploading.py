@@ -266,7 +266,7 @@ class Upload:
     ) -> RemoteFolder:
         folder = RemoteFolder(path, TaskEvent(self._pipeline))
         mode = stat.S_IMODE(status.st_mode)
-        if self._context.options.preserve is False:
+        if not self._context.keeps_modes:
             mode = 0o777  # minus the server's umask
         await self._context.folder_budget.start(self._make_folder(folder, mode, inside))
         return folder

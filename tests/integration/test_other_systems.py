@@ -13,12 +13,21 @@ from typing import Any, Callable, Iterator
 import pytest
 
 from ssh_service.connect import proxy_command
-from ssh_service.copying import download_plan, downloading, listing
-from ssh_service.copying.local import path_files, positions
+from ssh_service.copying import (
+    context,
+    download_plan,
+    downloading,
+    listing,
+    upload_file,
+    upload_stream,
+)
+from ssh_service.copying.local import descriptors, path_files, positions
+from ssh_service.copying.local.descriptors import current_umask
 from ssh_service.copying.sftp.session import SftpSession
 from ssh_service.errors import SshTransferError
 from ssh_service.forwarding import wakeups
 from tests.common import PATIENCE
+from tests.integration.sftp_processes import Shell
 from tests.trees import unfinished_files
 from tests.unit.sftp_harness import download, upload
 
@@ -76,6 +85,34 @@ def test_a_tree_is_brought_up_to_date_by_paths(
     changed.write_bytes(b"changed, and longer than before")
     download(session, source, target, **options)
     assert _contents(target) == _contents(source)
+
+
+@pytest.mark.parametrize("in_a_stream", [False, True])
+def test_uploads_without_local_modes_keep_those_of_the_server(
+    session: SftpSession,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    in_a_stream: bool,
+) -> None:
+    for module in (descriptors, context, upload_file):
+        monkeypatch.setattr(module, "HAS_MODES", False)
+    monkeypatch.setattr(upload_stream, "MANY_FILES", 1)
+    source, target = _make_tree(tmp_path / "source"), tmp_path / "target"
+    for path in source.rglob("*"):
+        path.chmod(0o777)
+    shell = Shell(home) if in_a_stream else None
+    upload(session, source, target, contents=True, shell=shell)
+    usual = {"folder": 0o777 & ~current_umask(), "file": 0o666 & ~current_umask()}
+    for path in target.rglob("*"):
+        assert path.stat().st_mode & 0o7777 == usual["folder" if path.is_dir() else "file"], path
+        there = source / path.relative_to(target)
+        assert int(path.stat().st_mtime) == int(there.stat().st_mtime)
+    (target / "a").chmod(0o750)
+    (source / "a").write_bytes(b"new")
+    upload(session, source, target, contents=True, shell=shell)
+    assert (target / "a").read_bytes() == b"new"
+    assert (target / "a").stat().st_mode & 0o7777 == 0o750
 
 
 def test_an_interrupted_download_is_resumed_by_paths(

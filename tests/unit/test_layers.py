@@ -90,6 +90,7 @@ MAY_IMPORT: Dict[str, Set[str]] = {
         "errors",
     },
     "forwarding": {
+        "socket_errors",
         "api",
         "connections",
         "params",
@@ -149,6 +150,7 @@ MAY_IMPORT: Dict[str, Set[str]] = {
     },
     "fsspec": {"paths", "host", "copying", "params", "errors"},
     "drop_in": {
+        "user_files",
         "api",
         "sessions",
         "connections",

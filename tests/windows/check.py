@@ -408,7 +408,7 @@ def upload_and_download_a_tree(folder: pathlib.Path) -> None:
     finally:
         os.chdir(before)
     expect(content(folder / "into" / "tree") == content(folder / "tree"), "into a folder")
-    expect(run(server(), ["ls", remote("inner/f1")]).exit_status == 0, "relative")
+    expect(run(server(), args=["ls", remote("inner/f1")]).exit_status == 0, "relative")
 
 
 @check
@@ -426,9 +426,13 @@ def copies_are_brought_up_to_date(folder: pathlib.Path) -> None:
     (target / "a").write_bytes(b"changed")
     download(server(), there, target, contents=True, update=True, delete=True)
     expect(content(target) == content(folder / "tree"), content(target))
+    run(server(), f"chmod 755 {there}/inner/f1", check=True)
+    (folder / "tree" / "inner" / "f1").write_bytes(b"new")
     (folder / "tree" / "a").unlink()
     upload(server(), folder / "tree", there, contents=True, update=True, delete=True)
-    expect(run(server(), ["ls", f"{there}/a"]).exit_status != 0, "deleted there")
+    expect(run(server(), args=["ls", f"{there}/a"]).exit_status != 0, "deleted there")
+    modes = run(server(), f"cd {there} && stat -c %A inner inner/f1 inner/f2").stdout.split()
+    expect(modes == ["drwxr-xr-x", "-rwxr-xr-x", "-rw-r--r--"], modes)
 
 
 @check

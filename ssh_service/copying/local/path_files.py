@@ -209,7 +209,7 @@ def listdir(fd: int) -> List[str]:
     return os.listdir(os.fsdecode(_folder(fd)))
 
 
-class _Entry:
+class _CompleteEntry:
     """An entry of a folder, whose status is complete, unlike that of `os.DirEntry` on Windows."""
 
     def __init__(self, entry: "os.DirEntry[Any]") -> None:
@@ -234,7 +234,7 @@ def scandir(folder: Any) -> Iterator[Iterator[Any]]:
     """List a folder: names are text for a descriptor, and bytes for a path."""
     path = os.fsdecode(_folder(folder)) if isinstance(folder, int) else folder
     with os.scandir(path) as entries:
-        yield map(_Entry, entries)
+        yield map(_CompleteEntry, entries)
 
 
 def mkdir(path: bytes, mode: int = 0o777, *, dir_fd: Optional[int] = None) -> None:
