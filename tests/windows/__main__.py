@@ -18,6 +18,7 @@ _TIMEOUT = 1500
 def main() -> int:
     """Run the checks; the arguments are wine, the interpreter, and parts of checks' names."""
     wine, python, *names = sys.argv[1:]
+    byte_code = f"pycache_prefix={_windows_path(str(Path(python).parent / 'byte_code'))}"
     check = Path(__file__).with_name("check.py")
     with tempfile.TemporaryDirectory(prefix="ssh-service-wine-") as name:
         folder = Path(name)
@@ -34,7 +35,7 @@ def main() -> int:
             }
             # A pipe: wine's standard streams cannot be files of this machine.
             process = subprocess.Popen(
-                [wine, python, "-X", "utf8", _windows_path(str(check)), *names],
+                [wine, python, "-X", "utf8", "-X", byte_code, _windows_path(str(check)), *names],
                 env={**os.environ, "SSH_SERVICE_FACTS": json.dumps(facts)},
                 cwd=folder,
                 stdin=subprocess.DEVNULL,

@@ -7,6 +7,7 @@ arguments are parts of the names of the checks to run; without any, all run.
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import hashlib
 import json
@@ -40,6 +41,8 @@ from ssh_service import (
     upload,
 )
 
+_here = os.path.dirname(sys.executable)
+_PYTHON = [sys.executable, "-X", "utf8", "-X", f"pycache_prefix={_here}\\byte_code"]
 # Seconds for one check, with a slow emulation on a busy machine.
 _TIMEOUT = 180.0
 
@@ -584,7 +587,7 @@ def the_systems_ssh_config(_: pathlib.Path) -> None:
 def ssh_service_program(*words: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
     """Run the program with words, and return what it printed."""
     return subprocess.run(
-        [sys.executable, "-X", "utf8", "-m", "ssh_service", *words],
+        [*_PYTHON, "-m", "ssh_service", *words],
         input=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -669,7 +672,7 @@ def command_line_shell_is_refused(_: pathlib.Path) -> None:
 def proxy_command(folder: pathlib.Path) -> None:
     script = folder / "proxy.py"
     script.write_text(_PROXY)
-    command = f'"{sys.executable}" "{script}" %h %p'
+    command = f'"{sys.executable}" "{script}" {_facts["host"]} {_facts["port"]}'
     with new_cache() as cache:
         connect = server(proxy_command=command)
         process = run(connect, "cat", input="x" * 1_000_000, cache=cache)
@@ -747,6 +750,8 @@ def test_servers_are_refused(_: pathlib.Path) -> None:
 
 def main() -> int:
     """Run the checks that the arguments name; return the exit status."""
+    for folder in (os.path.dirname(ssh_service.__file__), os.path.join(_here, "packages")):
+        compileall.compile_dir(folder, quiet=2)  # the embeddable Python writes no byte code
     print(
         f"Python {sys.version.split()[0]} on {sys.platform}, ssh_service {ssh_service.__version__}"
     )
