@@ -488,6 +488,24 @@ def names_that_windows_lacks_are_refused(folder: pathlib.Path) -> None:
 
 
 @check
+def links_are_followed_or_kept(folder: pathlib.Path) -> None:
+    there = remote("links")
+    run(
+        server(),
+        f"mkdir -p {there}/a && cd {there} && echo x >a/file && ln -s a/file l && ln -s a b",
+    )
+    download(server(), there, folder / "followed")
+    expect((folder / "followed" / "l").read_bytes() == b"x\n", "a link to a file")
+    expect((folder / "followed" / "b" / "file").read_bytes() == b"x\n", "a link to a folder")
+    try:
+        download(server(), there, folder / "kept", links="keep")
+    except OSError as error:  # Windows allows it to few users, and wine to none
+        print(f"      {type(error).__name__}: {error}")
+    upload(server(), folder / "followed", remote("kept"), links="keep")
+    upload(server(), folder / "followed", remote("kept"), contents=True, links="keep")
+
+
+@check
 def file_objects(folder: pathlib.Path) -> None:
     with open(folder / "a", "w+b") as file:
         file.write(b"content\n")
@@ -659,6 +677,31 @@ def command_line_jobs(folder: pathlib.Path) -> None:
 
 
 @check
+def command_line_forward(folder: pathlib.Path) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    words = ["-F", options(folder)[1], "-L", f"{port}:127.0.0.1:{_facts['port']}", "box"]
+    process = subprocess.Popen(
+        [*_PYTHON, "-m", "ssh_service", "forward", *words], stderr=subprocess.PIPE
+    )
+    try:
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
+                    expect(sock.recv(100).startswith(b"SSH-2.0-"), "the greeting")
+                break
+            expect(process.poll() is None, process)
+            time.sleep(0.2)
+        else:
+            raise AssertionError("it does not listen")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@check
 def command_line_shell_is_refused(_: pathlib.Path) -> None:
     process = ssh_service_program("shell", "somewhere")
     expect(process.returncode == 2 and "Windows" in process.stderr, process)
@@ -680,6 +723,29 @@ def proxy_command(folder: pathlib.Path) -> None:
     with raises(SshServiceError, "no proxy today"):
         bad = f'"{sys.executable}" -c "import sys; sys.exit(\'no proxy today\')"'
         run(server(proxy_command=bad, connect_timeout=30), "true")
+
+
+@check
+def proxy_command_and_match_exec_of_ssh_config(folder: pathlib.Path) -> None:
+    script = folder / "proxy.py"
+    script.write_text(_PROXY)
+    lines = [
+        'Match originalhost box exec "exit 1"',
+        "  Port 1",
+        'Match originalhost box exec "if %h==box exit 0"',
+        f"  Port {_facts['port']}",
+        "Host box",
+        f"  HostName {_facts['host']}",
+        f'  ProxyCommand "{sys.executable}" "{script}" %h %p'.replace("\\", "/"),
+    ]
+    (folder / "config").write_text("\n".join(lines))
+    with new_cache() as cache:
+        connect = server(config=str(folder / "config"), host="box", config_exec=True)
+        del connect["port"]
+        known = pathlib.Path(_facts["known_hosts"]).read_text().split(" ", 1)[1]
+        (folder / "known_hosts").write_text(f"[{_facts['host']}]:{_facts['port']} {known}")
+        connect["known_hosts"] = str(folder / "known_hosts")
+        expect(run(connect, "echo by config", cache=cache).stdout == "by config\n", "config")
 
 
 _PROXY = """
