@@ -19,6 +19,7 @@ from ssh_service.copying.local.system import HAS_MODES
 from ssh_service.copying.local.walk import Entry, walk
 from ssh_service.copying.new_trees import NewTrees
 from ssh_service.copying.options import Options
+from ssh_service.copying.paths import to_bytes
 from ssh_service.copying.pipeline import Pipeline
 from ssh_service.copying.plan import PlannedAction
 from ssh_service.copying.progress import Meter, ProgressTo
@@ -194,7 +195,7 @@ class CopyContext:
             raise transfer_error(error.errno or errno.EIO, error.filename, text, side=error.side)
         self.failures.append(error)
         if self.options.dry_run:
-            self.plan("fail", os.fsencode(error.filename or ""), reason=error.strerror or "")
+            self.plan("fail", to_bytes(error.filename or ""), reason=error.strerror or "")
 
     def raise_if_incomplete(self, path: bytes, side: str) -> None:
         """Raise one error for all entries that failed, at the end of a copy."""

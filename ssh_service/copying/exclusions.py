@@ -14,6 +14,7 @@ import os
 import re
 from typing import Callable, Iterable, List, Optional, Pattern, Sequence, Tuple, Union
 
+from ssh_service.copying.paths import to_text
 from ssh_service.errors import SshConfigError
 
 __all__ = ["Excludes", "Exclusions", "Patterns", "check_patterns"]
@@ -79,7 +80,7 @@ class Exclusions:
 
     def matches(self, path: bytes, is_folder: bool) -> bool:
         """Return whether a pattern matches an entry; `path` is relative to the root."""
-        text = os.fsdecode(path)
+        text = to_text(path)
         by_name = self._folder_name if is_folder else self._any_name
         if by_name is not None and by_name.match(text.rpartition("/")[2]):
             return True

@@ -8,6 +8,7 @@ import stat
 from typing import Any, Optional, Union
 
 from ssh_service.copying.ownership import owner_and_mode
+from ssh_service.copying.paths import to_text
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.session import SessionEnded
@@ -98,7 +99,7 @@ class Refused(Exception):
 
 def display_path(path: Union[str, bytes]) -> str:
     """Return a path as text, with undecodable bytes as surrogates."""
-    return os.fsdecode(path)
+    return to_text(path) if isinstance(path, bytes) else path
 
 
 def local_error(error: OSError, path: Union[str, bytes]) -> SshTransferError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Union
 
 __all__ = [
     "MAX_NAME_LENGTH",
@@ -12,9 +13,12 @@ __all__ = [
     "join",
     "real_path",
     "sibling",
+    "to_bytes",
+    "to_text",
     "with_slashes",
 ]
 
+_IS_WINDOWS = os.name == "nt"
 # The maximum length of a name in bytes, on all file systems that we know.
 MAX_NAME_LENGTH = 255
 
@@ -45,9 +49,22 @@ def is_within(path: bytes, folder: bytes) -> bool:
     return path == folder or path.startswith(folder.rstrip(b"/") + b"/")
 
 
+def to_text(path: bytes) -> str:
+    """Return a remote path as text, with undecodable bytes as surrogates, on Windows too."""
+    return path.decode("utf-8", "surrogateescape") if _IS_WINDOWS else os.fsdecode(path)
+
+
+def to_bytes(path: Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]) -> bytes:
+    """Return a remote path, perhaps a text with surrogates, as bytes."""
+    plain = os.fspath(path)
+    if _IS_WINDOWS and isinstance(plain, str):
+        return plain.encode("utf-8", "surrogateescape")
+    return os.fsencode(plain)
+
+
 def with_slashes(path: bytes) -> bytes:
     """Return a local path with slashes, which Windows takes as well as its own separator."""
-    if os.sep == "/":
+    if not _IS_WINDOWS:
         return path
     for prefix, plain in ((b"\\\\?\\UNC\\", b"\\\\"), (b"\\\\?\\", b"")):
         if path.startswith(prefix):

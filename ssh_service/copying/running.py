@@ -20,7 +20,7 @@ from ssh_service.copying.failures import copy_error, display_path
 from ssh_service.copying.local.file_objects import SourceBytes, TargetObject, content_of
 from ssh_service.copying.new_trees import NewTrees
 from ssh_service.copying.options import Options, check_path
-from ssh_service.copying.paths import with_slashes
+from ssh_service.copying.paths import to_bytes, with_slashes
 from ssh_service.copying.plan import CopyPlan, sorted_plan
 from ssh_service.copying.progress import Meter, ProgressTo
 from ssh_service.copying.recoverable_lock import LockOwner
@@ -244,7 +244,7 @@ def _as_bytes(path: Any) -> bytes:
 def _path_bytes(path: Path, side: str) -> bytes:
     if side == "remote" and isinstance(path, pathlib.PureWindowsPath):
         path = path.as_posix()
-    plain = os.fsencode(path)
+    plain = to_bytes(path) if side == "remote" else os.fsencode(path)
     if side == "local":
         plain = with_slashes(plain)
     if not plain:  # a server would take it as the whole home directory

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fnmatch
-import os
 import re
 from collections import deque
 from typing import Deque, Dict, List, NamedTuple, Optional, Pattern, Sequence, Set, Tuple
@@ -13,7 +12,7 @@ from ssh_service.copying.context import CopyContext
 from ssh_service.copying.failures import Refused, display_path
 from ssh_service.copying.listing import MAX_ENTRIES, MAX_LEVELS, check_name
 from ssh_service.copying.options import check_encodable
-from ssh_service.copying.paths import join
+from ssh_service.copying.paths import join, to_bytes, to_text
 from ssh_service.copying.replies import is_folder, is_link, parse_attributes, parse_names
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import Attributes, FolderEntry
@@ -196,7 +195,7 @@ class _Search:
             return
         part, is_last = self._pattern[at], at + 1 == len(self._pattern)
         if part.regex is None and not part.is_recursive:
-            inside = join(path, os.fsencode(part.text))
+            inside = join(path, to_bytes(part.text))
             await self._search(inside, (*names, part.text), at + 1, None)
             return
         if entries is None:
@@ -215,7 +214,7 @@ class _Search:
         self, path: bytes, names: Tuple[str, ...], at: int, entry: FolderEntry
     ) -> None:
         part, is_last = self._pattern[at], at + 1 == len(self._pattern)
-        name = os.fsdecode(entry.filename)
+        name = to_text(entry.filename)
         inside, deeper = join(path, entry.filename), (*names, name)
         if part.is_recursive:
             if is_last:

@@ -8,7 +8,7 @@ from typing import List, NamedTuple, Optional
 
 from ssh_service.copying.context import CopyContext
 from ssh_service.copying.failures import Refused, display_path
-from ssh_service.copying.paths import basename, folder_of
+from ssh_service.copying.paths import basename, folder_of, to_text
 from ssh_service.copying.replies import is_folder
 from ssh_service.copying.sftp.protocol import FolderEntry
 from ssh_service.errors import transfer_error
@@ -58,4 +58,4 @@ def _parse(entry: FolderEntry) -> Optional[Owners]:
     words = line[: -len(name)].split() if line.endswith(name) else []
     if len(words) != _WORDS_BEFORE_NAME or not words[1].isdigit():
         return None
-    return Owners(os.fsdecode(words[2]), os.fsdecode(words[3]))
+    return Owners(to_text(words[2]), to_text(words[3]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import stat as modes
 from pathlib import PurePath
 from typing import IO, Any, Callable, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
@@ -12,6 +11,7 @@ from ssh_service import api
 from ssh_service.commands.script import StrPath
 from ssh_service.copying.context import CopyContext
 from ssh_service.copying.options import Options, check_encodable
+from ssh_service.copying.paths import to_bytes, to_text
 from ssh_service.copying.sftp.protocol import Attributes, FolderEntry
 from ssh_service.errors import SshConfigError, SshTransferError
 from ssh_service.paths import content, listing, opening, removal, requests
@@ -368,7 +368,7 @@ class SshPath(QueryPath):
             return await listing.list_folder(context, path)
 
         return [
-            (self._child(os.fsdecode(entry.filename)), entry.attributes)
+            (self._child(to_text(entry.filename)), entry.attributes)
             for entry in self._run(list_folder)
         ]
 
@@ -532,7 +532,7 @@ class SshPath(QueryPath):
         new = self._parse(target)
 
         async def rename(context: CopyContext, path: bytes) -> None:
-            await requests.rename(context, path, os.fsencode(str(new)))
+            await requests.rename(context, path, to_bytes(str(new)))
 
         self._run(rename, repeatable=False)
         return new
@@ -630,7 +630,7 @@ class SshPath(QueryPath):
         if not isinstance(text, str) or not text or "\0" in text:
             raise invalid_setting("target", text, "a path")
         check_encodable("target", text)
-        plain = os.fsencode(text)
+        plain = to_bytes(text)
 
         async def link(context: CopyContext, path: bytes) -> None:
             await requests.make_link(context, path, plain)
@@ -652,7 +652,7 @@ class SshPath(QueryPath):
         OSError
             This is not a link, or it cannot be read.
         """
-        text = os.fsdecode(self._run(requests.read_link))
+        text = to_text(self._run(requests.read_link))
         return type(self)(self._host, f"./{text}" if text.startswith("~") else text)
 
     # Copies.
@@ -724,7 +724,7 @@ def scan_followed(folder: SshPath) -> List[FollowedEntry]:
     """Return the entries of a folder, with what links lead to."""
     return [
         FollowedEntry(
-            folder._child(os.fsdecode(entry.filename)),
+            folder._child(to_text(entry.filename)),
             status_of(entry.attributes),
             None if target is None else status_of(target),
         )

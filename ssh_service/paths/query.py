@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import stat as modes
 from typing import Callable, Optional, TypeVar, Union
 
 from ssh_service.copying.context import CopyContext
+from ssh_service.copying.paths import to_bytes, to_text
 from ssh_service.copying.replies import is_file, is_folder, is_link
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.errors import SshFileNotFoundError
@@ -300,7 +300,7 @@ class QueryPath(PureSshPath):
         OSError
             One of the paths does not exist, or cannot be reached.
         """
-        second = os.fsencode(str(self._parse(other)))
+        second = to_bytes(str(self._parse(other)))
 
         async def compare(context: CopyContext, path: bytes) -> bool:
             expanded = await context.remote.expand_home(second)
@@ -328,7 +328,7 @@ class QueryPath(PureSshPath):
         """
         if self.is_absolute():
             return self
-        return type(self)(self._host, os.fsdecode(self._run(requests.expand)))
+        return type(self)(self._host, to_text(self._run(requests.expand)))
 
     def resolve(self: _P, strict: bool = False) -> _P:
         """
@@ -353,7 +353,7 @@ class QueryPath(PureSshPath):
         async def resolve(context: CopyContext, path: bytes) -> bytes:
             return await requests.resolve(context, path, strict)
 
-        return type(self)(self._host, os.fsdecode(self._run(resolve)))
+        return type(self)(self._host, to_text(self._run(resolve)))
 
     def expanduser(self: _P) -> _P:
         """
@@ -371,4 +371,4 @@ class QueryPath(PureSshPath):
         """
         if not self._has_tilde:
             return self
-        return type(self)(self._host, os.fsdecode(self._run(requests.expand)))
+        return type(self)(self._host, to_text(self._run(requests.expand)))

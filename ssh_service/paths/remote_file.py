@@ -15,6 +15,7 @@ from ssh_service import api, background
 from ssh_service.connections.entries import Lease
 from ssh_service.copying.channels import get_session
 from ssh_service.copying.failures import Refused, display_path
+from ssh_service.copying.paths import to_bytes
 from ssh_service.copying.pipeline import Pipeline
 from ssh_service.copying.recoverable_lock import LockOwner, RecoverableLock
 from ssh_service.copying.remote_files import RemoteFiles
@@ -125,7 +126,7 @@ class RemoteFile(io.RawIOBase):
         self.name = path
         self.mode = mode.text
         self._how = mode
-        self._path = os.fsencode(path)
+        self._path = to_bytes(path)
         self._turn = RecoverableLock()
         self._at = 0
         self._size = 0  # as far as it is known

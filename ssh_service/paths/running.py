@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, Callable, Coroutine, Optional, TypeVar
 
 from ssh_service import api
@@ -11,6 +10,7 @@ from ssh_service.connections.entries import Lease
 from ssh_service.copying.context import CopyContext
 from ssh_service.copying.failures import Refused
 from ssh_service.copying.options import Options
+from ssh_service.copying.paths import to_bytes
 from ssh_service.copying.running import run_task
 from ssh_service.errors import SshConnectionLost
 from ssh_service.params import ConnectParams, Resolvable
@@ -61,7 +61,7 @@ def run(
     repeatable: bool = False,
 ) -> _T:
     """Run a task with a path on the host, in which ``~`` has been expanded."""
-    plain = os.fsencode(path)
+    plain = to_bytes(path)
 
     async def start(context: CopyContext) -> _T:
         try:

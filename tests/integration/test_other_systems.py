@@ -18,6 +18,7 @@ from ssh_service.copying import (
     download_plan,
     downloading,
     listing,
+    paths,
     upload_file,
     upload_stream,
 )
@@ -225,3 +226,13 @@ def test_the_pipes_of_a_proxy_command_are_carried_and_closed() -> None:
     assert process.wait(PATIENCE) == 0
     assert process.stderr is not None
     process.stderr.close()
+
+
+def test_a_remote_path_that_is_not_utf8_has_a_text_on_windows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(paths, "_IS_WINDOWS", True)
+    name = "ü".encode() + b"\xff"
+    assert paths.to_text(name) == "ü\udcff"
+    assert paths.to_bytes(paths.to_text(name)) == name
+    assert paths.with_slashes(b"\\\\?\\C:\\a\\b") == b"C:/a/b"

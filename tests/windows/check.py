@@ -465,6 +465,10 @@ def a_download_replaces_files(folder: pathlib.Path) -> None:
     upload(server(), folder / "a", remote("replace"))
     download(server(), remote("replace"), folder / "b")
     expect((folder / "b").read_bytes() == b"new", "replaced")
+    (folder / "b").write_bytes(b"old and longer")
+    with open(folder / "b", "rb") as held:
+        download(server(), remote("replace"), folder / "b")
+        expect((folder / "b").read_bytes() == b"new", held)
     with raises(OSError):
         download(server(), remote("replace"), folder / "no such folder" / "b")
     with raises(OSError):
@@ -477,7 +481,9 @@ def names_that_windows_lacks_are_refused(folder: pathlib.Path) -> None:
     there = remote("names")
     names = ["..\\up", "a:stream", "nul.txt", "dot.", "question?", "CaSe", "case", "good"]
     quoted = " ".join(f"'{name}'" for name in names)
-    run(server(), f"mkdir {there} && cd {there} && touch {quoted}", check=True)
+    run(server(), f"mkdir {there} && cd {there} && touch {quoted} $(printf '\\377')", check=True)
+    found = [entry.name for entry in ssh_service.Host(server()).path(there).iterdir()]
+    expect(set(found) == {*names, "\udcff"}, found)
     with raises(SshServiceError, "Windows"):
         download(server(), there, folder / "names", on_error="continue")
     found = sorted(path.name for path in (folder / "names").iterdir())
