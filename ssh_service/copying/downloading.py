@@ -24,7 +24,7 @@ from ssh_service.copying.failures import (
     not_a_file_error,
     symlink_loop_error,
 )
-from ssh_service.copying.listing import ListingBounds, SourceFolder, check_name
+from ssh_service.copying.listing import ListingBounds, SourceFolder, check_local_name
 from ssh_service.copying.local.deletion import (
     check_deletion_target,
     delete_doomed,
@@ -147,7 +147,7 @@ class Download:
         name = basename(source)
         if name in (b"", b".", b".."):
             name = basename(await self._remote.real_path(source))
-        check_name(name, source)
+        check_local_name(name, source)
         return name
 
     # Folders.

@@ -16,7 +16,7 @@ from ssh_service.copying.paths import MAX_NAME_LENGTH, join
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.errors import transfer_error
 
-__all__ = ["ListingBounds", "SourceFolder", "check_name"]
+__all__ = ["ListingBounds", "SourceFolder", "check_local_name", "check_name"]
 
 # Limits of one download: entries in total, folders among them (which are kept in memory until the
 # end), and levels.
@@ -65,7 +65,7 @@ class ListingBounds:
             text = f"more than {MAX_ENTRIES} entries"
             raise transfer_error(errno.E2BIG, display_path(path), text, side="remote")
         if name not in (b".", b".."):
-            check_name(name, path)
+            check_local_name(name, path)
         digest = hash(
             comparable(name)
         )  # keyed, and 64 bits: small, and a server cannot cause collisions
@@ -94,6 +94,11 @@ def check_name(name: bytes, path: bytes) -> None:
     if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
         text = "the server sent an invalid file name"
         raise transfer_error(errno.EPROTO, display_path(path), text, side="remote")
+
+
+def check_local_name(name: bytes, path: bytes) -> None:
+    """Refuse a name that a server must not send, or that a local file cannot have."""
+    check_name(name, path)
     if not is_usable(name):
         text = "a file cannot have this name on Windows"
         raise transfer_error(errno.EINVAL, display_path(path), text, side="remote")

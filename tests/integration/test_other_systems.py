@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
 import os
 import select
 import socket
@@ -19,6 +21,7 @@ from ssh_service.copying import (
     downloading,
     listing,
     paths,
+    temporary,
     upload_file,
     upload_stream,
 )
@@ -236,3 +239,27 @@ def test_a_remote_path_that_is_not_utf8_has_a_text_on_windows(
     assert paths.to_text(name) == "ü\udcff"
     assert paths.to_bytes(paths.to_text(name)) == name
     assert paths.with_slashes(b"\\\\?\\C:\\a\\b") == b"C:/a/b"
+
+
+def test_unfinished_files_are_judged_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hidden(path: Any, *args: Any, **kwargs: Any) -> Any:
+        if str(path).startswith(("/proc/", "/etc/machine-id")):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return original(path, *args, **kwargs)
+
+    original = builtins.open
+    monkeypatch.setattr(builtins, "open", hidden)
+    names = temporary.TemporaryNames()
+    name = names.new(b"target")
+    assert not names.is_stale(name, 10 * temporary.MIN_IDLE)
+    names.release(name)
+    assert names.is_stale(name, 0.0)
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    assert temporary.is_running(os.getpid(), 0)
+    assert not temporary.is_running(ended.pid, 0)
+    umask = os.umask(0o027)
+    try:
+        assert current_umask() == 0o027
+    finally:
+        os.umask(umask)
