@@ -8,10 +8,10 @@ From the bottom up; a module imports from those above it here, never from those 
 
 ============================= ==================================================================
 sftp                          the SFTP protocol: packets, a session, the client of one copy
+paths, path_walk, temporary   paths as bytes, link by link; names that identify their writer
 exclusions                    the patterns of entries that a copy leaves out
 options                       the options of a copy
 plan                          what a copy would do, for a dry run
-paths, path_walk, temporary   paths as bytes, link by link; names that identify their writer
 ownership                     which files are ours, and which folders only our user can change
 deletions                     which entries of a target `delete` deletes, and which stay
 failures                      errors with the path and the errno
