@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from typing import Optional
+from typing import IO, Optional
 
 from ssh_service.errors import SshConnectError
 from ssh_service.transport import printable
@@ -116,6 +116,12 @@ else:
             pass  # the command has just ended
 
 
+def _write_all(pipe: IO[bytes], data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[pipe.write(rest) :]
+
+
 def carry(process: subprocess.Popen[bytes], sock: socket.socket) -> None:
     """Carry bytes between a socket and the unbuffered pipes of a command; close all of them."""
     stdin, stdout = process.stdin, process.stdout
@@ -124,9 +130,7 @@ def carry(process: subprocess.Popen[bytes], sock: socket.socket) -> None:
     def send() -> None:
         with stdin as pipe, contextlib.suppress(OSError):
             for data in iter(lambda: sock.recv(_CHUNK_SIZE), b""):
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[pipe.write(rest) :]
+                _write_all(pipe, data)
 
     def receive() -> None:
         with stdout as pipe, sock, contextlib.suppress(OSError):
