@@ -148,6 +148,14 @@ def is_running(pid: Union[int, str]) -> bool:
         return False
 
 
+def wait_for_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have commands that are ended wait for the script that ends them, however busy it is here."""
+    from ssh_service.commands import command, termination
+
+    monkeypatch.setattr(termination, "_TERM_TIMEOUT", PATIENCE)
+    monkeypatch.setattr(command, "_HELPER_TIMEOUT", PATIENCE)
+
+
 def resident() -> int:
     """Return the bytes of memory this process holds."""
     with open("/proc/self/statm") as file:

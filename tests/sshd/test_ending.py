@@ -15,7 +15,7 @@ import pytest
 from ssh_service import SshClientCache, operations, run, start
 from ssh_service.errors import SshCommandCancelled, SshCommandTimeout
 from ssh_service.testing.pytest_plugin import Sshd
-from tests.common import PATIENCE, Outcome, eventually, skip_without_terminals
+from tests.common import PATIENCE, Outcome, eventually, skip_without_terminals, wait_for_proof
 
 
 class Sleepers:
@@ -90,23 +90,19 @@ def test_commands_on_a_full_connection_in_hand_are_ended(
 
 
 def test_what_ignores_the_hangup_of_a_terminal_has_ended_when_the_error_says_so(
-    sshd: Sshd, cache: SshClientCache, sleepers: Sleepers
+    sshd: Sshd, cache: SshClientCache, sleepers: Sleepers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server closes the session as soon as the shell, which heeds signals, has ended."""
     skip_without_terminals()
     script = f"(trap '' TERM HUP; {sleepers.script(1)}); :"
 
-    def is_told() -> bool:
-        process = start(sshd.connect_params, script, pty=True, cache=cache)
-        eventually(sleepers.left, "it runs")
-        process.future.cancel()
-        error = process.future.exception(PATIENCE)
-        assert isinstance(error, SshCommandCancelled)
-        assert not (error.ended and sleepers.left())
-        eventually(lambda: not sleepers.left(), "it ends")
-        return error.ended is True
-
-    assert any(is_told() for _ in range(4)), "four have ended, and none was told in time"
+    wait_for_proof(monkeypatch)
+    process = start(sshd.connect_params, script, pty=True, cache=cache)
+    eventually(sleepers.left, "it runs")
+    process.future.cancel()
+    error = process.future.exception(PATIENCE)
+    assert isinstance(error, SshCommandCancelled)
+    assert error.ended is True and not sleepers.left()
 
 
 @pytest.mark.parametrize("where", ["function", "module"])

@@ -23,12 +23,18 @@ from ssh_service import (
     start,
     start_job,
 )
-from ssh_service.commands import sudo_input, termination
+from ssh_service.commands import sudo_input
 from ssh_service.connections import lender
 from ssh_service.errors import SshCommandCancelled, SshCommandTimeout, SshSudoRefused
 from ssh_service.events import CommandEnded, Event
 from ssh_service.secret import Secret
-from tests.common import PATIENCE, assert_no_frame_knows, eventually, is_running
+from tests.common import (
+    PATIENCE,
+    assert_no_frame_knows,
+    eventually,
+    is_running,
+    wait_for_proof,
+)
 from tests.sshd import sudo_host
 from tests.sshd.sudo_host import ALL, NO_PASSWORD, PASSWORD, USER, SudoHost
 from tests.terminal import Terminal
@@ -396,19 +402,19 @@ def test_time_out_ends_roots_processes(
 
 @pytest.mark.parametrize("options", PTY, ids=["plain", "use_pty"])
 def test_command_of_args_that_ignores_signals_has_ended_when_the_error_says_so(
-    options: str, host: SudoHost, cache: SshClientCache
+    options: str, host: SudoHost, cache: SshClientCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a terminal, the server closes the session while root's process still runs."""
     host.rules(options + NO_PASSWORD)
     command = ["sh", "-c", "trap '' TERM HUP INT; echo $$; sleep 64 & wait; wait"]
 
+    wait_for_proof(monkeypatch)
     with start(host.web, args=command, sudo=True, pty=True, cache=cache) as process:
         (number,) = pids(next(process.lines()))
         process.future.cancel()
         error = process.future.exception(PATIENCE)
     assert isinstance(error, SshCommandCancelled)
-    assert not (error.ended and is_running(number))
-    eventually(lambda: not is_running(number), "it ends")
+    assert error.ended is True and not is_running(number)
 
 
 def test_cancelled_command_of_args_ends_if_the_rules_allow_it(
@@ -431,8 +437,8 @@ def test_interrupted_command_of_args_has_ended_when_its_cache_is_closed(
     host: SudoHost, cache: SshClientCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ending it takes another session, on a connection that is still needed for that."""
-    for module, name in ((lender, "_ENDING_TIMEOUT"), (termination, "_SCRIPT_TIMEOUT")):
-        monkeypatch.setattr(module, name, PATIENCE)  # on a busy machine they may not suffice
+    wait_for_proof(monkeypatch)
+    monkeypatch.setattr(lender, "_ENDING_TIMEOUT", PATIENCE)
     shown: List[str] = []
 
     def interrupt(text: str) -> None:
