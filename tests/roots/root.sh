@@ -3,7 +3,7 @@
 # source, kept outside the checkout.  What runs in one has its own processes, mounts and network,
 # of which nothing is left when it ends.  Needs root, debootstrap and util-linux's unshare.
 #
-#   tests/roots/root.sh make trixie               make it, unless it is there
+#   tests/roots/root.sh make trixie               make it, unless it is there with all packages
 #   tests/roots/root.sh test trixie [ARGUMENT...] the suite in it, with arguments for pytest
 #   tests/roots/root.sh python trixie ARGUMENT... its Python there, in the checkout
 #   tests/roots/root.sh sshd bullseye             print the path of its sshd, for SSH_SERVICE_SSHD
@@ -22,7 +22,7 @@ readonly python=${SSH_SERVICE_PYTHON:-python3}
 readonly for_an_sshd=openssh-server
 # All that a test may ask for: what is missing in a root is a failure there, as in CI.
 readonly for_the_suite=openssh-server,openssh-client,openssh-sftp-server,python3,python3-venv,make,\
-procps,iproute2,locales,mount,util-linux,passwd,sudo,ca-certificates,git,rsync,\
+procps,iproute2,locales,mount,util-linux,passwd,sudo,ca-certificates,git,rsync,curl,\
 dropbear-bin,tinysshd,proftpd-core,proftpd-mod-crypto,busybox,tcsh,fish,zsh,mksh,man-db,groff-base
 # The Pythons that no stable release of Debian has.
 readonly of_sid=python3.14,python3.14-venv,python3.15,python3.15-venv
@@ -47,12 +47,12 @@ mirror() {
 
 make_root() {
     local release=$1 root=$roots/$1 packages=$for_the_suite source
-    [ ! -e "$root/made" ] || return 0
-    [ "$(id -u)" = 0 ] || die "needs root, to make $root"
-    command -v debootstrap >/dev/null || die "needs debootstrap (Debian: apt install debootstrap)"
     # Before 3.8 there is nothing to run the suite with; its sshd is what is wanted.
     [ "$release" != bullseye ] || packages=$for_an_sshd
     [ "$release" != sid ] || packages=$packages,$of_sid
+    [ "$(cat "$root/made" 2>/dev/null)" != "$packages" ] || return 0
+    [ "$(id -u)" = 0 ] || die "needs root, to make $root"
+    command -v debootstrap >/dev/null || die "needs debootstrap (Debian: apt install debootstrap)"
     source=$(mirror)
     [ -n "$source" ] || die "apt knows no source of packages; SSH_SERVICE_MIRROR names one"
     rm -rf "$root"
@@ -62,7 +62,7 @@ make_root() {
         die "$release cannot be had from $source; the end of $roots/$release.log:" \
             "$(tail -n 3 "$roots/$release.log")"
     chroot "$root" useradd --create-home --shell /bin/sh tester
-    touch "$root/made"
+    echo "$packages" >"$root/made"
 }
 
 # What the suite needs from PyPI, fetched here for the root's Python, which has no network.
