@@ -115,6 +115,10 @@ python_in() {
         mount -t tmpfs -o mode=1777 shm "$root/dev/shm"
         mount -t tmpfs -o mode=1777 tmp "$root/tmp"
         mount -t tmpfs -o mode=755 run "$root/run"
+        # sudo looks this machine up, and says so where it finds nothing.
+        echo "127.0.0.1 localhost $(uname -n)" >"$root/run/hosts"
+        touch "$root/etc/hosts"
+        mount --bind "$root/run/hosts" "$root/etc/hosts"
         mount -t tmpfs -o mode=755 suite "$root/srv"
         chroot "$root" ip link set lo up
         tar -C "$checkout" --exclude=.git --exclude=.tox --exclude=.venv -c . | tar -C "$root/srv" -x
