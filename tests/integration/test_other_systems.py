@@ -23,6 +23,7 @@ from ssh_service.copying import (
     paths,
     temporary,
     upload_file,
+    upload_merge,
     upload_stream,
 )
 from ssh_service.copying.local import descriptors, path_files, positions
@@ -101,7 +102,8 @@ def test_uploads_without_local_modes_keep_those_of_the_server(
 ) -> None:
     for module in (descriptors, context, upload_file):
         monkeypatch.setattr(module, "HAS_MODES", False)
-    monkeypatch.setattr(upload_stream, "MANY_FILES", 1)
+    for module in (upload_stream, upload_merge):
+        monkeypatch.setattr(module, "MANY_FILES", 1)
     source, target = _make_tree(tmp_path / "source"), tmp_path / "target"
     for path in source.rglob("*"):
         path.chmod(0o777)
@@ -114,9 +116,12 @@ def test_uploads_without_local_modes_keep_those_of_the_server(
         assert int(path.stat().st_mtime) == int(there.stat().st_mtime)
     (target / "a").chmod(0o750)
     (source / "a").write_bytes(b"new")
+    for number in range(5):
+        (source / f"new{number}").write_bytes(b"new")
     upload(session, source, target, contents=True, shell=shell)
     assert (target / "a").read_bytes() == b"new"
     assert (target / "a").stat().st_mode & 0o7777 == 0o750
+    assert (target / "new0").stat().st_mode & 0o7777 == usual["file"]
 
 
 def test_an_interrupted_download_is_resumed_by_paths(
@@ -148,6 +153,19 @@ def test_a_link_in_the_target_leads_nowhere_by_paths(
     download(session, tmp_path / "source", tmp_path / "target", contents=True)
     assert not list((tmp_path / "outside").iterdir())
     assert (tmp_path / "target" / "folder" / "file").read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_a_link_is_not_opened_by_its_path(tmp_path: Path, is_folder: bool) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("folder" if is_folder else "file")
+    folder = path_files.open(os.fsencode(tmp_path), path_files.O_DIRECTORY)
+    flags = path_files.O_DIRECTORY if is_folder else os.O_RDONLY
+    with pytest.raises(OSError) as caught:
+        path_files.open(b"link", flags | path_files.O_NOFOLLOW, dir_fd=folder)
+    assert caught.value.errno == errno.ELOOP
+    path_files.close(folder)
 
 
 @pytest.mark.parametrize(

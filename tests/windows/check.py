@@ -650,6 +650,22 @@ def command_line_run(folder: pathlib.Path) -> None:
 
 
 @check
+def command_line_scripts_and_files(folder: pathlib.Path) -> None:
+    (folder / "script.sh").write_bytes(b'#!/bin/sh\nread line; echo "$1 $line $X"\n')
+    (folder / "input").write_bytes(b"from a file\n")
+    words = ["--script", str(folder / "script.sh"), "--stdin", str(folder / "input")]
+    words += ["--env", "X=x"]
+    process = ssh_service_program("run", *options(folder), *words, "--group", "--", "word")
+    expect(process.returncode == 0 and "word from a file x" in process.stdout, process)
+    words += ["--output-dir", str(folder / "out")]
+    for _turn in range(2):  # the second replaces the files of the first
+        process = ssh_service_program("run", *options(folder), *words, "--", "word")
+        expect(process.returncode == 0, process)
+        written = [path.read_bytes() for path in (folder / "out").rglob("*.stdout")]
+        expect(written == [b"word from a file x\n"], written)
+
+
+@check
 def command_line_copies(folder: pathlib.Path) -> None:
     make_tree(folder / "tree")
     process = ssh_service_program("upload", *options(folder), str(folder / "tree"), remote("cli"))

