@@ -62,8 +62,9 @@ def start(
     def work(host: str, connect: Dict[str, Any], cache: SshClientCache) -> Any:
         starting[host] = job_id or new_id()
         job = start_job(
-            connect, command.text, **command.arguments(), id=starting[host], cwd=cwd,
-            run_timeout=run_timeout, timeout=timeout, cache=cache, **options["sudo_arguments"],
+            connect, command.text if command.args is None else None, args=command.args,
+            **command.arguments(), id=starting[host], cwd=cwd, run_timeout=run_timeout,
+            timeout=timeout, cache=cache, **options["sudo_arguments"],
         )  # fmt: skip
         del starting[host]
         return [(job.id, job.state)]

@@ -213,6 +213,19 @@ def needs_posix_shell(command: str, env: Mapping[str, str]) -> bool:
     return bool(env) or "\n" in command or len(_encode(command)) > known_servers.EXEC_LIMIT
 
 
+def check_posix_shell(shell: str) -> None:
+    """
+    Refuse a shell that is known not to be a POSIX shell.
+
+    Raises
+    ------
+    SshConfigError
+        It is csh or fish.
+    """
+    if _NO_POSIX_SHELL.search(shell):
+        raise SshConfigError(f"shell: expected a POSIX shell such as '/bin/sh', got {shell!r}")
+
+
 def deliver(
     script: str,
     env: Optional[Mapping[str, str]] = None,
@@ -252,8 +265,8 @@ def deliver(
     if shell is not None and (not isinstance(shell, str) or not shell or "\0" in shell):
         raise SshConfigError(f"shell: expected a path on the server, got {shell!r}")
     check_text("shell", shell or "")
-    if shell is not None and wrap is None and _NO_POSIX_SHELL.search(shell):
-        raise SshConfigError(f"shell: expected a POSIX shell such as '/bin/sh', got {shell!r}")
+    if shell is not None and wrap is None:
+        check_posix_shell(shell)
     direct: Optional[bytes] = None
     short = not env and shell is None and not always_stdin and wrap is None
     if short and len(script) <= known_servers.OPENSSH_EXEC_LIMIT:

@@ -33,7 +33,7 @@ _HINTS = (
     ("password is required", "; pass sudo_password"),
 )
 # For a script, which needs a rule for its shell.
-_HINT_AT_ARGS = ", or args if the rules allow only a command"
+HINT_AT_ARGS = ", or args if the rules allow only a command"
 # How each line begins that sudo prints if it refuses to run a command.
 _REFUSALS = (b"sudo: ", b"Sorry, ")
 # The commands by which a shell under sudo reads a script, as sudo prints them.
@@ -312,7 +312,7 @@ class SudoInput:
         shown = printable(text[-_MAX_SHOWN:])
         hint = next((hint for word, hint in _HINTS if word in shown.lower()), "")
         if self._held is None and hint.endswith("sudo_password"):
-            hint += _HINT_AT_ARGS
+            hint += HINT_AT_ARGS
         printed = f": {shown!r}" if shown else ""
         error = SshSudoRefused(
             f"{self._connection_id}: {problem}{printed}{hint}",

@@ -8,6 +8,7 @@ from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 from ssh_service import api, params
 from ssh_service.commands.result import CompletedProcess
 from ssh_service.commands.sudo import Sudo
+from ssh_service.commands.sudo_input import HINT_AT_ARGS
 from ssh_service.connections.cache import SshClientCache, check_cache
 from ssh_service.errors import (
     SshCommandTimeout,
@@ -15,6 +16,7 @@ from ssh_service.errors import (
     SshJobNotFound,
     SshJobTimeout,
     SshServiceError,
+    SshSudoRefused,
     copy_for_raise,
 )
 from ssh_service.jobs.questions import Question
@@ -71,15 +73,21 @@ class JobDestination:
 
     def run(self, text: str, timeout: Optional[float], stdin: bytes = b"") -> CompletedProcess:
         """Run one of our scripts, once."""
-        return api.run(
-            self.destination,
-            text,
-            shell="/bin/sh",
-            stdin=stdin,
-            timeout=timeout,
-            cache=self.cache,
-            **self._options,
-        )
+        try:
+            return api.run(
+                self.destination,
+                text,
+                shell="/bin/sh",
+                stdin=stdin,
+                timeout=timeout,
+                cache=self.cache,
+                **self._options,
+            )
+        except SshSudoRefused as error:
+            refused = copy_for_raise(error)
+            text = str(error).replace(HINT_AT_ARGS, "; jobs need a rule that allows /bin/sh")
+            refused.args = (text,)
+            raise refused from error
 
     def query(
         self, text: str, timeout: Optional[float], job_id: Optional[str] = None

@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import subprocess
 import time
-from typing import Any, Mapping, Optional, Union
+from typing import Any, Mapping, Optional, Sequence, Union
 
 from ssh_service.commands import script as scripts_of_commands
 from ssh_service.commands.command import check_seconds
 from ssh_service.commands.result import CompletedProcess
 from ssh_service.commands.script import Script, StrPath
-from ssh_service.commands.stdin import as_input
+from ssh_service.commands.stdin import one_input
 from ssh_service.commands.sudo import SudoPassword, check_sudo, conceal_password
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import (
@@ -51,6 +50,7 @@ def start_job(
     destination: Destination,
     script: Optional[Script] = None,
     *,
+    args: Optional[Sequence[StrPath]] = None,
     id: Optional[str] = None,
     env: Optional[Mapping[str, Any]] = None,
     shell: Optional[str] = None,
@@ -58,6 +58,7 @@ def start_job(
     sudo: Union[bool, str] = False,
     sudo_password: Optional[SudoPassword] = None,
     stdin: Union[str, bytes, int] = b"",
+    input: Union[None, str, bytes] = None,
     timeout: Optional[float] = None,
     run_timeout: Optional[float] = None,
     cache: Optional[SshClientCache] = None,
@@ -75,8 +76,11 @@ def start_job(
         The host: ``"[user@]host[:port]"``, connect parameters such as
         ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.resolve` lists all), or a
         `Host`.
-    script : Union[str, Iterable[str]]
+    script : Union[None, str, Iterable[str]]
         The script, or its lines, in the language of the shell on the host.
+    args : Optional[Sequence[Union[str, os.PathLike]]]
+        Instead of `script`: one command with its arguments, such as ``["echo", "a  b"]``.  They
+        are quoted, and ``/bin/sh`` runs the command, or the POSIX shell `shell`.
     id : Optional[str]
         The job's name on the host: up to 128 letters, digits, ``.``, ``_`` and ``-``.  None: a new
         random id.
@@ -97,6 +101,8 @@ def start_job(
     stdin : Union[str, bytes, int]
         The script's standard input; the script reads end-of-file after it.  `subprocess.DEVNULL`
         is the same as ``b""``.
+    input : Union[None, str, bytes]
+        Another name for `stdin`, as in `subprocess.run`; only one of the two may be given.
     timeout : Optional[float]
         Seconds from this call until the job is started, including connecting.  None: no limit
         except that of connecting; if the connection is lost, the start is repeated for a minute.
@@ -139,12 +145,15 @@ def start_job(
     >>> job.wait().exit_status
     """
     sudo_password = conceal_password(sudo_password)
-    if script is None:
-        raise SshConfigError("script: missing; expected a text or lines")
+    text = scripts_of_commands.one_script(script, args)
+    if args is not None:
+        shell = "/bin/sh" if shell is None else shell
     host = JobDestination(destination, cache, check_sudo(sudo, sudo_password))
     job_id = new_id() if id is None else check_id(id)
-    data = b"" if stdin == subprocess.DEVNULL else as_input(stdin)
-    start = Start(host, job_id, script, env, shell, cwd, data, run_timeout)
+    data = one_input(stdin, input)
+    if not isinstance(data, bytes):
+        raise SshConfigError("stdin: a file could be read only once; give its content")
+    start = Start(host, job_id, text, env, shell, cwd, data, run_timeout, args is not None)
     check_seconds("timeout", timeout, zero=False)
     return Job(host, start.repeat(timeout))
 
@@ -162,6 +171,8 @@ class Start:
     ------
     SshConfigError
         A parameter is invalid.
+
+    With `is_command`, the script is a command of `one_script`.
     """
 
     def __init__(
@@ -174,9 +185,10 @@ class Start:
         cwd: Optional[StrPath],
         stdin: bytes,
         run_timeout: Optional[float],
+        is_command: bool = False,
     ) -> None:
         self._host, self._id = host, job_id
-        self._text = scripts_of_commands.join(script)
+        self._text = scripts_of_commands.join(script, is_command)
         self._env = scripts_of_commands.check_environment(env)
         if isinstance(cwd, os.PathLike):
             cwd = os.fspath(cwd)
@@ -184,6 +196,8 @@ class Start:
             if value is not None and not _is_path(value):
                 raise SshConfigError(f"{name}: expected a path on the host, got {value!r:.80}")
             scripts_of_commands.check_text(name, value or "")
+        if is_command and shell is not None:
+            scripts_of_commands.check_posix_shell(shell)
         check_seconds("run_timeout", run_timeout, zero=False)
         self._shell, self._cwd, self._stdin = shell, cwd, stdin
         self._run_timeout = run_timeout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import pickle
 import shutil
 import subprocess
@@ -60,6 +61,20 @@ def test_job_runs_to_its_end_and_is_removed(job_host: JobHost, cache: SshClientC
     assert job.poll().name == "missing"
     with pytest.raises(SshJobNotFound):
         find_job(job_host.web, job.id, cache=cache)
+
+
+def test_job_of_args_is_one_command(job_host: JobHost, cache: SshClientCache) -> None:
+    """Its words are no shell's, and belong to what the id stands for."""
+    words = ["printf", "<%s>", "a  b", "$HOME '!\\", "x\ny", ""]
+    job = start_job(job_host.web, args=words, env={"A": "1"}, id="words", cache=cache)
+    assert job.result(PATIENCE).stdout == "<a  b><$HOME '!\\><x\ny><>"
+    assert start_job(job_host.web, args=words, env={"A": "1"}, id="words", cache=cache) == job
+    with pytest.raises(SshJobConflict, match="another script"):
+        start_job(job_host.web, args=[*words, "c"], env={"A": "1"}, id="words", cache=cache)
+    job.remove()
+    job = start_job(job_host.web, args=[Path("/bin/cat"), "-"], input="in\n", cache=cache)
+    assert job.result(PATIENCE).stdout == "in\n"
+    job.remove()
 
 
 def test_job_outlives_its_connection_and_its_cache(
@@ -294,11 +309,16 @@ def test_run_timeout_ends_the_job_and_keeps_its_output(
         ({"timeout": float("nan")}, "timeout: expected more than 0 seconds"),
         ({"env": {"A": None}}, "environment variable 'A'"),
         ({"stdin": 5}, "stdin"),
+        ({"stdin": "a", "input": "b"}, "stdin, input: give at most one"),
+        ({"stdin": io.BytesIO()}, "stdin: a file could be read only once"),
+        ({"args": ["ls"]}, "script, args: give one of them"),
+        ({"script": None, "args": "ls"}, "args: expected a list"),
+        ({"script": None, "args": ["ls"], "shell": "/bin/tcsh"}, "shell: expected a POSIX shell"),
     ],
 )
 def test_bad_input_is_an_error_at_once(options: Dict[str, Any], text: str) -> None:
     with pytest.raises(SshConfigError, match=text):
-        start_job({"host": "192.0.2.1"}, "true", **options)
+        start_job({"host": "192.0.2.1"}, **{"script": "true", **options})
 
 
 @pytest.mark.parametrize(

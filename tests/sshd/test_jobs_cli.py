@@ -74,10 +74,11 @@ def test_job_gets_variables_and_input(
     assert job("start", "--id", "given", *given, "--", script).returncode == 0
     job("wait", "given")
     assert job("logs", "given").stdout == "696eff707574|it's secret|c=d"
-    piped = job("start", "--id", "piped", "--stdin", "-", "--", "cat", stdin="of a pipe")
+    words = ["--args", "--stdin", "-", "--", "sh", "-c", 'cat; printf "<%s>" "$@"', "sh", "a  b"]
+    piped = job("start", "--id", "piped", *words, stdin="of a pipe")
     assert piped.returncode == 0
     job("wait", "piped")
-    assert job("logs", "piped").stdout == "of a pipe"
+    assert job("logs", "piped").stdout == "of a pipe<a  b>"
     job("remove", "given", "piped")
 
 

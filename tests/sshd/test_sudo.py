@@ -490,6 +490,8 @@ def test_job_that_sudo_starts_is_roots(host: SudoHost, cache: SshClientCache) ->
     assert str(job.kill()) == "signalled(TERM)"
     job.remove()
     assert PASSWORD not in host.log() and "sleep 66" not in host.log()
+    with pytest.raises(SshSudoRefused, match="; pass sudo_password; jobs need a rule that allows"):
+        start_job(host.web, "true", sudo=True, cache=cache)
 
 
 def test_sudo_works_alike_in_hosts_and_fleets(host: SudoHost, cache: SshClientCache) -> None:

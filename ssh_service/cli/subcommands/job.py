@@ -52,8 +52,16 @@ _JOB_IDS = click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
     metavar="SECONDS",
     help="The time limit of the job, which its host enforces.",
 )
+@click.option(
+    "--args",
+    "as_args",
+    is_flag=True,
+    help="Take the words as one command with its arguments, which no shell interprets.",
+)
 @click.argument("command", metavar="COMMAND...", nargs=-1, type=click.UNPROCESSED)
-def job_start_command(command: Tuple[str, ...], shell: Optional[str], **options: Any) -> int:
+def job_start_command(
+    command: Tuple[str, ...], shell: Optional[str], as_args: bool, **options: Any
+) -> int:
     """
     Start a command as a job on every host, once for an id.
 
@@ -62,7 +70,8 @@ def job_start_command(command: Tuple[str, ...], shell: Optional[str], **options:
     """
     from ssh_service.cli import inputs, jobs
 
-    return jobs.start(inputs.command_of(command, options, shell=shell), **options)
+    what = inputs.command_of(command, options, shell=shell, as_args=as_args)
+    return jobs.start(what, **options)
 
 
 @job_commands.command("list", context_settings=CONTEXT)
