@@ -332,7 +332,7 @@ class Command(Terminable):
         self._input.start(channel, delivery.preamble)
         with self._lock:
             self._is_requested = True
-            early = list(self._early_signals)
+            early, self._held_signals = list(self._early_signals), []
         for name in early:
             self._send_signal(channel, name)
 
@@ -349,6 +349,7 @@ class Command(Terminable):
             if started and (self._is_terminating or (left and not self._awaits_terminal)):
                 return False
             self._channel, self._awaits_terminal, self._is_requested = None, False, False
+            self._started_at = None
             if channel is not None:
                 self._ended_channels.append(channel)
         if started and not self.stdin.unsend():
@@ -379,6 +380,7 @@ class Command(Terminable):
             self._refused = "pty" if awaits_terminal else "exec"
         channel = self._channel
         if ok and channel is not None and not awaits_terminal:
+            self._on_started()
             self._group.on_started(channel, self.run_helper)
         elif ok and channel is not None and self._end_cause is None:
             self._send(channel)

@@ -123,6 +123,11 @@ class RemoteGroup:
         """Return the bytes that were held back; call this at the end of stderr."""
         return self._marks.flush()
 
+    @property
+    def may_miss_signals(self) -> bool:
+        """Whether the server loses signals that come before the process leads its group."""
+        return not self.needs_script and known_servers.signals_group(self._server, self._root)
+
     def on_started(self, channel: SshChannel, run_helper: Helper) -> None:
         """Record that the server has started the command."""
         with self._lock:

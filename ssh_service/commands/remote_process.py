@@ -96,6 +96,13 @@ class RemoteProcess:
         ------
         SshConfigError
             `name` is not the name of a signal without ``SIG`` (a `ValueError`).
+
+        Notes
+        -----
+        OpenSSH loses a signal that comes before the new process leads a process group.  So a
+        signal in the first quarter of a second after the server has reported the start is sent
+        when that is over.  On a server that is slower than this, it can still be lost:
+        ``future.cancel()`` and the `timeout` of `start` send more than one.
         """
         self._command.signal(name)
 

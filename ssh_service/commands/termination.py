@@ -27,6 +27,9 @@ _KILL_TIMEOUT = 0.5
 # Replaces `_KILL_TIMEOUT` if a helper script sends the signals: it needs a session, and perhaps a
 # connection.
 _SCRIPT_TIMEOUT = 0.9
+# Seconds after the start of a command in which signals are held back: OpenSSH reports the start as
+# soon as it has forked, and loses signals until the new process leads a process group.
+_FORK_TIME = 0.25
 # Signals whose default action ends a process: a command that gets one of them before it was sent
 # is never sent.
 _FATAL_SIGNALS = ("KILL", "TERM", "INT", "HUP", "QUIT", "ABRT")
@@ -69,7 +72,12 @@ class Terminable(ChannelSink):
         self._channel: Optional[SshChannel] = None  # guarded by _lock
         self._is_terminating = False  # guarded by _lock
         self._is_requested = False  # guarded by _lock: the exec request was sent
-        self._early_signals: List[str] = []  # guarded by _lock: to be sent after the exec request
+        # guarded by _lock: those before the start, to be sent after each exec request
+        self._early_signals: List[str] = []
+        self._holds_signals = True  # in the first time of the command, until KILL
+        self._held_signals: List[str] = []  # guarded by _lock: to be sent after `_FORK_TIME`
+        # guarded by _lock: when the server reported the start; None: it has not yet
+        self._started_at: Optional[float] = None
         self._is_done = False  # guarded by _lock
         self._timers: List[background.Timer] = []  # guarded by _lock
 
@@ -166,6 +174,8 @@ class Terminable(ChannelSink):
 
     def _kill(self) -> None:
         try:
+            self._holds_signals = False  # whatever the server did until now, this is the last
+            self._send_held_signals()
             self._signal("KILL")
         finally:
             timeout = _SCRIPT_TIMEOUT if self._group.ends_by_script else _KILL_TIMEOUT
@@ -207,7 +217,8 @@ class Terminable(ChannelSink):
         """
         Send a signal to the remote process group, as soon as the command has been sent.
 
-        A command that gets a fatal signal before it was sent is never sent.
+        A command that gets a fatal signal before it was sent is never sent.  For OpenSSH, signals
+        in the first quarter of a second of a command are held back.
 
         Raises
         ------
@@ -223,7 +234,7 @@ class Terminable(ChannelSink):
                 return
             channel = self._channel
             early = not self._is_requested
-            if early:
+            if early or self._started_at is None:
                 self._early_signals.append(name)
         if channel is not None and not early:
             self._send_signal(channel, name)
@@ -233,7 +244,44 @@ class Terminable(ChannelSink):
     def _send_signal(self, channel: SshChannel, name: str) -> None:
         if self._group.ends_by_script and self._is_terminating:
             self._group.end(channel, name, self.run_helper, self._on_group_ended)
-        else:
+        elif not (self._group.may_miss_signals and self._hold_back(name)):
+            self._group.signal(channel, name, self.run_helper)
+
+    def _hold_back(self, name: str) -> bool:
+        """Hold back a signal if the command has only just been started."""
+        with self._lock:
+            left = self._time_to_hold_locked() if self._holds_signals else 0.0
+            if left == 0.0 and not self._held_signals:
+                return False
+            self._held_signals.append(name)
+        if left is not None:
+            self.set_timer(left, self._release_signals)
+        return True
+
+    def _time_to_hold_locked(self) -> Optional[float]:
+        """Return for how many seconds signals are held back; None: the start is not reported."""
+        if self._started_at is None:
+            return None
+        return max(0.0, self._started_at + _FORK_TIME - time.monotonic())
+
+    def _on_started(self) -> None:
+        """Record that the server has started the command; called on the reader thread."""
+        with self._lock:
+            self._started_at = time.monotonic()
+            holds = bool(self._held_signals)
+        if holds:
+            self.set_timer(_FORK_TIME, self._release_signals)
+
+    def _release_signals(self) -> None:
+        self._hand_over(self._send_held_signals)  # after a signal that is being sent
+
+    def _send_held_signals(self) -> None:
+        with self._lock:
+            names, self._held_signals = self._held_signals, []
+            channel = self._channel
+            if self._is_done or channel is None or not self._is_requested:
+                return  # they are early signals, and follow the request that is sent again
+        for name in names:
             self._group.signal(channel, name, self.run_helper)
 
     def _close_channel(self) -> None:

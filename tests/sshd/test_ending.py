@@ -65,6 +65,20 @@ def test_commands_that_time_out_among_many_others_are_all_ended(
     eventually(lambda: not sleepers.left(), "they end, also those whose outcome did not wait")
 
 
+def test_signal_right_after_the_start_is_not_lost(
+    sshd: Sshd, cache: SshClientCache, sleepers: Sleepers
+) -> None:
+    """The server loses it until the new process leads a process group."""
+    web: Dict[str, Any] = sshd.connect_params
+    run(web, "true", cache=cache)
+    for name in ("TERM", "KILL"):
+        begun = [start(web, sleepers.script(number), cache=cache) for number in range(8)]
+        for process in begun:
+            process.signal(name)
+        signals = [process.result(PATIENCE).exit_signal for process in begun]
+        assert [signal and signal[0] for signal in signals] == [name] * 8
+
+
 @pytest.mark.parametrize("limit", [1, 2])
 def test_commands_on_a_full_connection_in_hand_are_ended(
     limit: int,

@@ -43,3 +43,11 @@ def no_sockets_and_no_processes() -> Iterator[None]:
     # Where the code under test, or another thread, has caught the error.
     if used:
         pytest.fail(f"the test used {', '.join(used)}: it belongs in tests/integration")
+
+
+@pytest.fixture(autouse=True)
+def no_held_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send signals at once, also to commands that have just been started."""
+    from ssh_service.commands.process_group import RemoteGroup
+
+    monkeypatch.setattr(RemoteGroup, "may_miss_signals", False)
