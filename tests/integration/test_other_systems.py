@@ -40,6 +40,7 @@ from tests.unit.sftp_harness import download, upload
 @pytest.fixture(name="paths_only")
 def without_descriptors_of_folders(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Have copies use paths, as on Windows."""
+    monkeypatch.setattr(path_files, "geteuid", os.geteuid)  # Windows reports one owner
     for name, module in list(sys.modules.items()):
         in_copying = name.startswith("ssh_service.copying.local.") or module in (
             downloading,
