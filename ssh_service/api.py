@@ -47,7 +47,7 @@ def start(
     cwd: Optional[StrPath] = None,
     sudo: Union[bool, str] = False,
     sudo_password: Optional[SudoPassword] = None,
-    stdin: Union[str, bytes, int, IO[Any]] = b"",
+    stdin: Union[None, str, bytes, int, IO[Any]] = b"",
     input: Union[None, str, bytes] = None,
     stdout: Union[None, int, IO[Any]] = None,
     stderr: Union[None, int, IO[Any]] = None,
@@ -91,11 +91,11 @@ def start(
         The password of the user for sudo, or a function that returns it, called once, on a
         callback thread, if sudo asks.  It is sent after sudo's own prompt, at most once for each
         time that sudo is started.  None: sudo must need no password.
-    stdin : Union[str, bytes, int, IO]
+    stdin : Union[None, str, bytes, int, IO]
         The first part of the script's standard input.  `RemoteProcess.write` adds to it
         until `RemoteProcess.close_stdin` ends it.  Or a file, which is read to its end, on a
-        thread.  `subprocess.DEVNULL` is end of file at once, `subprocess.PIPE` the same as
-        ``b""``.
+        thread.  `subprocess.DEVNULL` is end of file at once, None and `subprocess.PIPE` the same
+        as ``b""``.
     input : Union[None, str, bytes]
         All of the standard input, as in `subprocess.run`; end of file follows, so that
         `RemoteProcess.write` is an error.  Only one of `stdin` and `input` may be given.
@@ -181,7 +181,7 @@ def run(
     cwd: Optional[StrPath] = None,
     sudo: Union[bool, str] = False,
     sudo_password: Optional[SudoPassword] = None,
-    stdin: Union[str, bytes, int, IO[Any]] = b"",
+    stdin: Union[None, str, bytes, int, IO[Any]] = b"",
     input: Union[None, str, bytes] = None,
     stdout: Union[None, int, IO[Any]] = None,
     stderr: Union[None, int, IO[Any]] = None,
@@ -227,10 +227,10 @@ def run(
         The password of the user for sudo, or a function that returns it, called once, on a
         callback thread, if sudo asks.  It is sent after sudo's own prompt, at most once for each
         time that sudo is started.  None: sudo must need no password.
-    stdin : Union[str, bytes, int, IO]
+    stdin : Union[None, str, bytes, int, IO]
         The script's standard input; end of file follows.  Or a file, which is read from its
         current position to its end while the script runs, on a thread.  A text file is sent as
-        UTF-8.  `subprocess.DEVNULL` and `subprocess.PIPE` are the same as ``b""``.
+        UTF-8.  None, `subprocess.DEVNULL` and `subprocess.PIPE` are the same as ``b""``.
     input : Union[None, str, bytes]
         Another name for `stdin`, as in `subprocess.run`; only one of the two may be given.
     stdout, stderr : Union[None, int, IO]

@@ -102,7 +102,10 @@ def wait_for(
     >>> ssh_service.wait_for("admin@new-host", timeout=300, ready="cloud-init status --wait")
     """
     destination = _check(destination, timeout, auth_retries, cache)
-    script = join(ready)
+    try:
+        script = join(ready)
+    except SshConfigError as error:
+        raise SshConfigError(str(error).replace("script:", "ready:", 1)) from None
     if is_empty(script):  # which `run` takes for done without asking the host
         raise SshConfigError("ready: expected a script, got nothing to run")
     return _Attempts(destination, script, timeout, auth_retries, cache).run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import logging
+import re
 import signal
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -19,6 +20,10 @@ _NOT_RUN = (126, 127)
 _NUMBERS = {"HUP": 1, "INT": 2, "QUIT": 3, "ILL": 4, "ABRT": 6, "FPE": 8, "KILL": 9, "SEGV": 11}
 _NUMBERS.update(PIPE=13, ALRM=14, TERM=15)
 _ARGS_HINT = "a list is the lines of a script; for one command with its arguments, pass args=[...]"
+
+# A command of `args` that is one word with a blank.
+_ONE_QUOTED_WORD = re.compile(r"'[^'\s]+\s[^']*'\Z")
+_BLANK_HINT = "the blank was taken as part of the command's name; args has one item for each word"
 
 
 class CompletedProcess:
@@ -87,9 +92,12 @@ class CompletedProcess:
         )
 
     def _hint(self) -> str:
-        """Return what to say about a script whose lines seem to be the words of a command."""
-        is_likely = self._resembles_args and self.exit_status in _NOT_RUN
-        return f"; {_ARGS_HINT}" if is_likely else ""
+        """Return what to say about a command whose words seem to be given in a wrong form."""
+        if self._resembles_args and self.exit_status in _NOT_RUN:
+            return f"; {_ARGS_HINT}"
+        if self.exit_status in _NOT_RUN and _ONE_QUOTED_WORD.match(self.command or ""):
+            return f"; {_BLANK_HINT}"
+        return ""
 
     @property
     def returncode(self) -> Optional[int]:

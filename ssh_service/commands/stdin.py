@@ -43,18 +43,20 @@ def as_input(data: object, name: str = "stdin") -> bytes:
 
 
 def one_input(
-    stdin: Union[str, bytes, int, IO[Any]], given: Union[None, str, bytes]
+    stdin: Union[None, str, bytes, int, IO[Any]], given: Union[None, str, bytes]
 ) -> Union[bytes, IO[Any]]:
     """
     Return a command's input as bytes or a file, from the parameter `stdin` or its alias `input`.
 
-    ``DEVNULL`` and ``PIPE`` of `subprocess` mean an empty input.
+    None, and ``DEVNULL`` and ``PIPE`` of `subprocess`, mean an empty input.
 
     Raises
     ------
     SshConfigError
         Both parameters are used, or the input is neither text, bytes nor a file.
     """
+    if stdin is None:
+        stdin = b""
     if given is None:
         if callable(getattr(stdin, "read", None)):
             return stdin  # type: ignore[return-value]

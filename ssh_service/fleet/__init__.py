@@ -76,7 +76,7 @@ def run(
     cwd: Optional[StrPath] = None,
     sudo: Union[bool, str] = False,
     sudo_password: Optional[SudoPassword] = None,
-    stdin: Union[str, bytes, int] = b"",
+    stdin: Union[None, str, bytes, int] = b"",
     input: Union[None, str, bytes] = None,
     pty: bool = False,
     max_output: Optional[int] = None,
@@ -123,9 +123,9 @@ def run(
     sudo_password : Union[None, str, bytes, Secret, Callable[[], str]]
         The password for sudo, or a function that returns it, called once for each host whose sudo
         asks.  None: sudo must need no password.
-    stdin : Union[str, bytes, int]
+    stdin : Union[None, str, bytes, int]
         The script's standard input, the same for every host; text is encoded as UTF-8.
-        `subprocess.DEVNULL` is the same as ``b""``.
+        None and `subprocess.DEVNULL` are the same as ``b""``.
     input : Union[None, str, bytes]
         Another name for `stdin`, as in `subprocess.run`; only one of the two may be given.
     pty : bool
@@ -492,7 +492,7 @@ def download(
     return _results(hosts, task, parallel, executor, cache, None, on_progress)
 
 
-def _checked_input(stdin: Union[str, bytes, int], given: Union[None, str, bytes]) -> bytes:
+def _checked_input(stdin: Union[None, str, bytes, int], given: Union[None, str, bytes]) -> bytes:
     data = one_input(stdin, given)
     if not isinstance(data, bytes):
         raise SshConfigError(
@@ -538,11 +538,11 @@ def _results(
 ) -> Results:
     if isinstance(hosts, (str, bytes, Mapping)) or not isinstance(hosts, Iterable):
         raise SshConfigError(
-            f"hosts must be an iterable of hosts, such as a list, got a {type(hosts).__name__};"
+            f"hosts: expected an iterable of hosts, such as a list, got a {type(hosts).__name__};"
             " fleet.expand('web[01-40]') returns one"
         )
     if isinstance(parallel, bool) or not isinstance(parallel, int) or parallel < 1:
-        raise SshConfigError(f"parallel must be an integer >= 1, got {parallel!r}")
+        raise SshConfigError(f"parallel: expected an integer >= 1, got {parallel!r}")
     if executor is None:
         check_cache(cache)
         return Results(hosts, LocalRunner(task, parallel, cache, on_output, on_progress), parallel)
@@ -563,7 +563,7 @@ def _checked_connect(connect: Optional[Mapping[str, Any]]) -> Mapping[str, Any]:
         return {}
     if not isinstance(connect, Mapping):
         raise SshConfigError(
-            f"connect must be a mapping of connect parameters, got a {type(connect).__name__}"
+            f"connect: expected a mapping of connect parameters, got a {type(connect).__name__}"
         )
     if "host" in connect:
         raise SshConfigError("connect: expected parameters that all hosts share, got 'host'")
@@ -574,5 +574,5 @@ def _checked_seconds(name: str, value: Optional[float]) -> Optional[float]:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise SshConfigError(f"{name} must be a number of seconds > 0, got {value!r}")
+        raise SshConfigError(f"{name}: expected a number of seconds > 0, got {value!r}")
     return float(value)

@@ -51,11 +51,13 @@ def fold(hosts: Iterable[str]) -> List[str]:
     ['web[1-3]', 'db']
     """
     if isinstance(hosts, (str, bytes)):
-        raise SshConfigError(f"fold: hosts must be a list of texts, got a {type(hosts).__name__}")
+        raise SshConfigError(
+            f"fold: expected hosts as a list of texts, got a {type(hosts).__name__}"
+        )
     names = list(dict.fromkeys(hosts))
     for name in names:
         if not isinstance(name, str):
-            raise SshConfigError(f"fold: a host must be a text, got a {type(name).__name__}")
+            raise SshConfigError(f"fold: expected a host as a text, got a {type(name).__name__}")
     splits = [_split(name) for name in names]
     most = max((len(numbers) for _, numbers in splits), default=0)
     for from_the_end in range(1, most + 1):  # the last number varies most

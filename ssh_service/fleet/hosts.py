@@ -53,7 +53,7 @@ def expand(pattern: str) -> List[str]:
     """
     if not isinstance(pattern, str):
         kind = type(pattern).__name__
-        raise SshConfigError(f"expand: pattern must be a str, got a {kind}")
+        raise SshConfigError(f"expand: expected a pattern as a str, got a {kind}")
     if len(pattern) > _MAX_PATTERN_LENGTH:
         raise address_error(pattern, f"it has more than {_MAX_PATTERN_LENGTH} characters")
     pieces: List[Sequence[str]] = []
@@ -129,7 +129,7 @@ def connect_params(host: Any, common: Mapping[str, Any]) -> Dict[str, Any]:
     """
     if not isinstance(host, (str, Mapping, Resolvable)):
         kind = type(host).__name__
-        raise SshConfigError(f"host must be a str, a mapping or a Host, got a {kind}")
+        raise SshConfigError(f"host: expected a str, a mapping or a Host, got a {kind}")
     return {**common, **settings_of(host)}
 
 

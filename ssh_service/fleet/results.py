@@ -121,6 +121,10 @@ class Results(Iterator[HostResult]):
                 "results of a fleet were dropped; its work is cancelled", ResourceWarning
             )
 
+    def __repr__(self) -> str:
+        end = " closed" if self._closed else ""
+        return f"<{type(self).__name__} begun={self._begun} under_way={self._open}{end}>"
+
     def __enter__(self) -> "Results":
         return self
 

@@ -265,9 +265,9 @@ def _open(
     cache: Optional[SshClientCache],
 ) -> Forward:
     if not isinstance(keep, bool):
-        raise SshConfigError(f"keep must be True or False, got {keep!r}")
+        raise SshConfigError(f"keep: expected True or False, got {keep!r}")
     if isinstance(max_streams, bool) or not isinstance(max_streams, int) or max_streams < 1:
-        raise SshConfigError(f"max_streams must be an integer >= 1, got {max_streams!r}")
+        raise SshConfigError(f"max_streams: expected an integer >= 1, got {max_streams!r}")
     check_cache(cache)
     target = params.resolve_concealed(destination)
     forwarder = kind(

@@ -90,7 +90,7 @@ def parse_listen(value: Any, *, is_local: bool, name: str = "listen") -> Address
 
 
 def _parse(value: Any, name: str, least: int, is_local: bool) -> Address:
-    wanted = f"{name} must be a port, 'host:port', '[IPv6 address]:port' or the path of a socket"
+    wanted = f"{name}: expected a port, 'host:port', '[IPv6 address]:port' or the path of a socket"
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
         if isinstance(value, str) and "/" not in value:
@@ -115,9 +115,9 @@ def _parse(value: Any, name: str, least: int, is_local: bool) -> Address:
     if not host:
         hint = "the port alone is on loopback"
         hint += "; '*:port' is all addresses" if least == 0 else ""
-        raise SshConfigError(f"{name} must name a host before the colon ({hint}), got {value!r}")
+        raise SshConfigError(f"{name}: expected a host before the colon ({hint}), got {value!r}")
     if "@" in host:
-        raise SshConfigError(f"{name} must name a host without a user, got {value!r}")
+        raise SshConfigError(f"{name}: expected a host without a user, got {value!r}")
     if any(character.isspace() or not character.isprintable() for character in host):
         raise SshConfigError(f"{wanted}, got {value!r}")
     return TcpAddress(host, _port(int(found["port"]), value, name, least))
@@ -134,32 +134,34 @@ def _hint(value: str) -> str:
 def _port(port: int, value: Any, name: str, least: int) -> int:
     if not least <= port <= 65535:
         zero = " (0 for any free port)" if least == 0 else ""
-        raise SshConfigError(f"{name} must have a port from 1 to 65535{zero}, got {value!r}")
+        raise SshConfigError(f"{name}: expected a port from 1 to 65535{zero}, got {value!r}")
     return port
 
 
 def _unix_address(path: str, name: str, is_local: bool) -> UnixAddress:
     if is_local and not hasattr(socket, "AF_UNIX"):
         raise SshConfigError(
-            f"{name} must be a port or an address with one, as Python has no Unix sockets on this"
-            f" system (such as Windows), got {path!r}"
+            f"{name}: expected a port or an address with one, as Python has no Unix sockets on"
+            f" this system (such as Windows), got {path!r}"
         )
     if "\0" in path:
-        raise SshConfigError(f"{name} must be a path without NUL characters, got {path!r}")
+        raise SshConfigError(f"{name}: expected a path without NUL characters, got {path!r}")
     try:
         if is_local and not os.path.isabs(path):  # the program may change its working directory
             path = os.path.join(os.getcwd(), path[2:] if path.startswith("./") else path)
         size = len(os.fsencode(path))
     except UnicodeEncodeError:
-        raise SshConfigError(f"{name} must be a path that can be encoded, got {path!r}") from None
+        raise SshConfigError(
+            f"{name}: expected a path that can be encoded, got {path!r}"
+        ) from None
     except OSError as error:
         raise SshConfigError(
-            f"{name} must be an absolute path, as the current folder is gone"
+            f"{name}: expected an absolute path, as the current folder is gone"
             f" ({error.strerror}), got {path!r}"
         ) from error
     if is_local and size > _MAX_LOCAL_PATH:
         raise SshConfigError(
-            f"{name} must be a path of at most {_MAX_LOCAL_PATH} bytes, which is the system's"
+            f"{name}: expected a path of at most {_MAX_LOCAL_PATH} bytes, which is the system's"
             f" limit for Unix sockets, got one of {size}: {path!r}"
         )
     return UnixAddress(path)

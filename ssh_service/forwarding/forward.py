@@ -126,7 +126,7 @@ class Forward:
         An exception while waiting, such as KeyboardInterrupt, resets the streams immediately.
         """
         if isinstance(drain, bool) or not isinstance(drain, (int, float)) or not drain >= 0:
-            raise SshConfigError(f"drain must be a number of seconds, got {drain!r}")
+            raise SshConfigError(f"drain: expected a number of seconds, got {drain!r}")
         self._forwarder.close(float(drain))
 
     def __enter__(self) -> "Forward":

@@ -57,7 +57,7 @@ def start_job(
     cwd: Optional[StrPath] = None,
     sudo: Union[bool, str] = False,
     sudo_password: Optional[SudoPassword] = None,
-    stdin: Union[str, bytes, int] = b"",
+    stdin: Union[None, str, bytes, int] = b"",
     input: Union[None, str, bytes] = None,
     timeout: Optional[float] = None,
     run_timeout: Optional[float] = None,
@@ -98,9 +98,9 @@ def start_job(
     sudo_password : Union[None, str, bytes, Secret, Callable[[], str]]
         The password for sudo, or a function that returns it, called once if sudo asks.  It is also
         sent for each session that asks about the job.  None: sudo must need none.
-    stdin : Union[str, bytes, int]
-        The script's standard input; the script reads end-of-file after it.  `subprocess.DEVNULL`
-        is the same as ``b""``.
+    stdin : Union[None, str, bytes, int]
+        The script's standard input; the script reads end-of-file after it.  None and
+        `subprocess.DEVNULL` are the same as ``b""``.
     input : Union[None, str, bytes]
         Another name for `stdin`, as in `subprocess.run`; only one of the two may be given.
     timeout : Optional[float]

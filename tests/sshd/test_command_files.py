@@ -242,6 +242,7 @@ def test_constants_of_subprocess_mean_what_they_mean_there(sshd: Sshd, options: 
         ({"stdout": "out.txt"}, "stdout: expected a file .* got str"),
         ({"stdin": 0}, "stdin: expected a text, bytes or a file .* got 0"),
         ({"stdin": subprocess.DEVNULL, "input": "x"}, "at most one"),
+        ({"stdin": {}}, "stdin: expected a text, bytes or a file .* got dict"),
         ({"stdin": io.StringIO(), "input": "x"}, "at most one"),
         ({"stdout": io.BytesIO(), "on_stdout": print}, "stdout, on_stdout: give at most one"),
         ({"stdout": io.StringIO(), "encoding": None}, "needs an encoding"),

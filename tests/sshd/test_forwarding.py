@@ -389,22 +389,22 @@ def test_a_listener_for_everyone_is_warned_of_once(
 @pytest.mark.parametrize(
     "given, message",
     [
-        ({"to": 0}, "to must have a port from 1"),
-        ({"to": True}, "to must be a port"),
+        ({"to": 0}, "to: expected a port from 1"),
+        ({"to": True}, "to: expected a port"),
         ({"to": "db"}, "a path must contain a slash, and a host needs a port"),
         ({"to": "[::1]"}, "the port is missing"),
         ({"to": "::1:80"}, "must be in brackets"),
         ({"to": ":80"}, "a host before the colon"),
         ({"to": "*:80"}, "must name one host"),
-        ({"to": "db:80000"}, "to must have a port"),
-        ({"to": b"db:80"}, "to must be a port"),
+        ({"to": "db:80000"}, "to: expected a port"),
+        ({"to": b"db:80"}, "to: expected a port"),
         ({"to": ("db", 5432)}, r"got \('db', 5432\) \(write 'db:5432'\)"),
-        ({"listen": -1}, "listen must have a port from 1 to 65535 .0 for any"),
-        ({"listen": "a b:0"}, "listen must be"),
+        ({"listen": -1}, "listen: expected a port from 1 to 65535 .0 for any"),
+        ({"listen": "a b:0"}, "listen: expected"),
         ({"listen": "/" + "x" * 200}, "at most 10[37] bytes"),
         ({"listen": "/a\0b"}, "NUL"),
-        ({"max_streams": 0}, "max_streams must be an integer >= 1, got 0"),
-        ({"keep": "yes"}, "keep must be True or False"),
+        ({"max_streams": 0}, "max_streams: expected an integer >= 1, got 0"),
+        ({"keep": "yes"}, "keep: expected True or False"),
         ({"cache": 1}, "cache: expected"),
     ],
 )
@@ -417,7 +417,7 @@ def test_bad_arguments_are_refused_by_name(given: Dict[str, Any], message: str) 
 
 def test_close_wants_a_number_of_seconds(sshd: Sshd, cache: SshClientCache) -> None:
     with forward_local(sshd.connect_params, 1, cache=cache) as forward:
-        with pytest.raises(SshConfigError, match="drain must be a number of seconds, got -1"):
+        with pytest.raises(SshConfigError, match="drain: expected a number of seconds, got -1"):
             forward.close(drain=-1)
         assert not forward.closed
 

@@ -81,6 +81,9 @@ def test_args_reach_the_command_to_the_letter(web: Host, tmp_path: Path) -> None
 def test_list_that_was_meant_as_args_gets_a_hint_where_it_fails(
     web: Host, cache: SshClientCache
 ) -> None:
+    result = web.run(args=["echo hi"])
+    assert "; the blank was taken as part of the command's name" in repr(result)
+    assert "blank" not in repr(web.run(args=["sh", "-c", "exit 127"]))
     words, hint = ["echo", "a b"], "lines of a script; for one command .* pass args="
     with pytest.raises(SshExitError, match=f"status 127: .*{hint}"):
         web.run(words, check=True, timeout=PATIENCE)

@@ -144,7 +144,7 @@ def test_script_that_was_never_sent_is_not_said_to_have_run(
         ({"timeout": -1}, "timeout: expected 0 or more seconds"),
         ({"timeout": 1, "auth_retries": -1}, "auth_retries: expected an integer >= 0 or None"),
         ({"timeout": 1, "auth_retries": True}, "auth_retries: expected an integer"),
-        ({"timeout": 1, "ready": 5}, "script: expected a str or an iterable"),
+        ({"timeout": 1, "ready": 5}, "ready: expected a str or an iterable"),
         ({"timeout": 1, "destination": "a b"}, "is not a host name"),
         ({"timeout": 1, "cache": 5}, "cache"),
     ],

@@ -56,7 +56,9 @@ def test_results_come_in_the_order_in_which_hosts_are_done() -> None:
     with Results("abc", runner, 3) as results:
         for host in "cab":
             runner.finish(host)
+        assert repr(results) == "<Results begun=3 under_way=3>"
         assert [result.host for result in results] == ["c", "a", "b"]
+    assert repr(results) == "<Results begun=3 under_way=0 closed>"
 
 
 def test_no_host_starts_while_no_results_are_taken() -> None:
@@ -158,10 +160,10 @@ def test_a_taker_whose_time_is_up_leaves_the_result_to_another() -> None:
 @pytest.mark.parametrize(
     "hosts, options, complaint",
     [
-        ("web01", {}, "hosts must be an iterable"),
-        ({"host": "a"}, {}, "hosts must be an iterable"),
-        (None, {}, "hosts must be an iterable"),
-        ([], {"connect": ["username"]}, "connect must be a mapping"),
+        ("web01", {}, "hosts: expected an iterable"),
+        ({"host": "a"}, {}, "hosts: expected an iterable"),
+        (None, {}, "hosts: expected an iterable"),
+        ([], {"connect": ["username"]}, "connect: expected a mapping"),
         ([], {"cache": "x"}, "cache: expected an SshClientCache"),
         ([], {"executor": "threads"}, "executor must have the submit"),
         ([], {"parallel": 0}, "parallel"),

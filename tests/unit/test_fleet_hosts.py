@@ -96,16 +96,18 @@ def test_parameters_of_a_host_override_common_ones() -> None:
     common = {"username": "deploy", "port": 22}
     assert connect_params("root@a", common) == {"host": "a", "username": "root", "port": 22}
     assert connect_params({"host": "a", "port": 23}, common)["port"] == 23
-    with pytest.raises(SshConfigError, match="must be a str, a mapping or a Host"):
+    with pytest.raises(SshConfigError, match="expected a str, a mapping or a Host"):
         connect_params(7, common)
 
 
 def test_invalid_host_error_does_not_show_a_password() -> None:
     secret = {"host": "a", "password": "a-marker"}
-    with pytest.raises(SshConfigError, match="hosts must be an iterable .* got a dict") as caught:
+    with pytest.raises(
+        SshConfigError, match="hosts: expected an iterable .* got a dict"
+    ) as caught:
         fleet.run(secret, "true")
     assert "a-marker" not in str(caught.value)
-    with pytest.raises(SshConfigError, match="host must be .* got a list") as caught:
+    with pytest.raises(SshConfigError, match="host: expected .* got a list") as caught:
         connect_params([secret], {})
     assert "a-marker" not in str(caught.value)
 

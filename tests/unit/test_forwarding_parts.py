@@ -71,7 +71,7 @@ def test_a_path_of_this_side_stays_where_it_was_given(
 @pytest.mark.parametrize(
     "given, message",
     [
-        ("db:\u0663", "must be a port, 'host:port'"),
+        ("db:\u0663", "expected a port, 'host:port'"),
         ("user@db:80", "without a user"),
         ("http://db:80", "not a URL"),
         ("/tmp/\ud800", "can be encoded"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import threading
 from typing import Any, List
 
@@ -10,7 +11,7 @@ import pytest
 
 from ssh_service import background
 from ssh_service.commands.output import CallbackOutput, Output, QueueOutput
-from ssh_service.commands.stdin import Stdin
+from ssh_service.commands.stdin import Stdin, one_input
 from ssh_service.errors import SshConfigError
 from tests.unit.engine_fakes import PATIENCE, callbacks_done, in_threads
 
@@ -191,6 +192,15 @@ class Wire:
 
     def send_eof(self) -> None:
         self.eofs += 1
+
+
+@pytest.mark.parametrize("stdin", [None, subprocess.DEVNULL, subprocess.PIPE, "", b""])
+def test_no_input_may_be_said_as_to_subprocess(stdin: Any) -> None:
+    assert one_input(stdin, None) == b""
+
+
+def test_input_may_stand_next_to_the_default_of_subprocess() -> None:
+    assert one_input(None, "x") == b"x"
 
 
 def test_stdin_sends_the_preamble_of_each_attempt_first() -> None:
