@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import linecache
 import os
-import sys
 import threading
-from types import FrameType
-from typing import Any, Callable, Optional
+from functools import partial
+from typing import Any, Callable
 
 import paramiko
 import pytest
@@ -18,52 +16,13 @@ from ssh_service.transport import SshChannel, SshTransport
 from tests.common import Outcome, eventually
 from tests.faults.clients import Collector, connected, execute
 from tests.faults.evil_ssh import EvilSsh, EvilTransport
+from tests.injection import LINES, Torn, torn_at
 
-FOLDERS = (
+PLACES = (
     os.path.dirname(package.__file__),
     os.path.dirname(paramiko.__file__),
     threading.__file__,
 )
-
-
-class Torn(BaseException):
-    """Raised by the signal handler, as KeyboardInterrupt is."""
-
-
-def is_seam(frame: FrameType) -> bool:
-    """Tell whether no signal is looked at here, or what its handler raises goes nowhere."""
-    above: Optional[FrameType] = frame
-    while above is not None:
-        if above.f_code.co_name in ("__del__", "forget"):  # called by the collector
-            return True
-        above = above.f_back
-    # Where a `try` begins or a `with` ends there is no call, so no look, and no handler either.
-    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-    return line == "try:" or line.startswith("with ")
-
-
-def torn_at(line: int, call: Callable[[], Any]) -> bool:
-    """Make a call, raising before its `line`-th line; tell whether it has that many."""
-    left = line
-
-    def trace(frame: FrameType, event: str, _: Any) -> Optional[Callable[..., Any]]:
-        nonlocal left
-        if not frame.f_code.co_filename.startswith(FOLDERS):
-            return None
-        if event == "line" and not is_seam(frame):
-            left -= 1
-            if left < 0:
-                raise Torn
-        return trace
-
-    sys.settrace(trace)
-    try:
-        call()
-    except Torn:
-        return True
-    finally:
-        sys.settrace(None)
-    return False
 
 
 def swallow(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
@@ -109,7 +68,7 @@ def tear(send: Callable[[SshTransport, SshChannel], Any], first: int, step: int)
                 while more and transport.is_active():
                     channel = transport.open_session()
                     channel.exec_command("swallow")
-                    more = torn_at(line, lambda: send(transport, channel))
+                    more = torn_at(line, partial(send, transport, channel), LINES, PLACES)
                     line += step
                     # What others want to send leaves, or they are told that it cannot.
                     other = Outcome(lambda: execute(transport, "hello")).wait()
