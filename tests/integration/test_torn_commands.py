@@ -17,7 +17,7 @@ from ssh_service.connections.cache import SshClientCache
 from ssh_service.ssh_host_service import SshHostService
 from ssh_service.ssh_service import SshService
 from tests.common import PATIENCE, eventually
-from tests.injection import HOWS, moments, tear, torn_at
+from tests.injection import HOWS, tear
 from tests.unit.engine_fakes import (
     FakeChannel,
     FakeTransport,
@@ -231,13 +231,18 @@ def test_call_interrupted_at_each_line_ends_its_command(what: str, how: str, pla
 @pytest.mark.parametrize("how", HOWS)
 def test_a_first_call_torn_anywhere_leaves_a_destination_that_can_be_used(how: str) -> None:
     """No dial that nobody makes."""
-    torn = 0
-    for moment in moments(LIMIT, step=3):
-        place = Place()
-        more = torn_at(moment, lambda place=place: CALLS["run"](place), how)  # type: ignore
-        place.check()
-        place.close()
-        if not more:
-            break
-        torn += 1
-    assert torn > 10
+    places: List[Place] = []
+
+    def make() -> Callable[[], Any]:
+        places.append(Place())
+        return partial(CALLS["run"], places[-1])
+
+    def check() -> None:
+        places[-1].check()
+        places.pop().close()
+
+    try:
+        assert tear(make, how, check, LIMIT, at_least=12) >= 12
+    finally:
+        for place in places:
+            place.close()
