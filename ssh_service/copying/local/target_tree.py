@@ -73,9 +73,11 @@ class TargetTree:
         self._made_writable: Dict[PathParts, int] = {}  # paths with their old modes
         try:
             self._open_root(path, mode, is_explicit)
-        except OSError as error:
+        except BaseException as error:
             self.close()
-            raise local_error(error, path) from error
+            if isinstance(error, OSError):
+                raise local_error(error, path) from error
+            raise
 
     def _open_root(self, path: bytes, mode: int, is_explicit: bool) -> None:
         real = follow_links(path)
