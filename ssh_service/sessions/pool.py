@@ -30,9 +30,9 @@ from ssh_service.transport.lock_free import LockFreeEvent
 
 _log = logging.getLogger(__name__)
 
-# The name under which a connection holds its spare session.
+# The name under which a connection holds its spare sessions.
 _SPARE = "spare"
-# Seconds for which a spare session is kept when no command needs it.
+# Seconds for which spare sessions are kept when no command needs them.
 _SPARE_IDLE_TIMEOUT = 60.0
 # Seconds for which a command waits for others to end, before an idle SFTP session is closed for
 # it: if commands end all the time, the SFTP session is better kept for the next copy.
@@ -55,8 +55,9 @@ class SessionPool:
     is learnt from its first refusal and then respected; callers never see it as an error.  A
     command that was never sent is retried once if its connection turns out to be lost.
 
-    A connection in use keeps one spare session open, so that a command costs one round trip.  The
-    spare session is closed if sessions are scarce, or when no command has run for a while.
+    A connection in use keeps a spare session open, or two where many commands run at once, so that
+    a command costs one round trip.  The spare sessions are closed if sessions are scarce, or when
+    no command has run for a while.
     """
 
     def __init__(self, cache: SshClientCache, target: Target) -> None:
@@ -178,7 +179,7 @@ class SessionPool:
         freed = [transport.reclaim_idle_sessions(keep=_SPARE) for transport in transports]
         with self._lock:
             connections = list(self._scheduler.connections)
-        freed += [self._drop_spare(connection) for connection in connections]
+        freed += [self._drop_spares(connection) for connection in connections]
         held = any(freed) or any(transport.open_channel_count for transport in transports)
         admitted = any(transport.session_peak for transport in transports)
         now = time.monotonic()
@@ -258,12 +259,12 @@ class SessionPool:
         """Register callbacks with a connection; they keep neither the pool nor its state alive."""
         pool, its_connection = weakref.ref(self), weakref.ref(connection)
 
-        def drop_spare() -> bool:
+        def drop_spares() -> bool:
             its_pool, connection = pool(), its_connection()
             return (
                 its_pool is not None
                 and connection is not None
-                and its_pool._yield_spare(connection)
+                and its_pool._yield_spares(connection)
             )
 
         def helpers() -> Optional[Helper]:
@@ -275,7 +276,7 @@ class SessionPool:
             if its_pool is not None:
                 its_pool._dispatch()  # drop the connection, so that queued commands continue
 
-        transport.reclaimers[_SPARE] = drop_spare
+        transport.reclaimers[_SPARE] = drop_spares
         transport.extras["helpers"] = helpers
         transport.add_done_callback(ended)
 
@@ -300,6 +301,8 @@ class SessionPool:
             self._run(session, command, channel)
         elif not requested:
             self._request_session(session)
+        elif connection.runs_many():  # it takes a spare session that is still being opened
+            self._request_spares(connection)
 
     def _request_session(self, session: Session) -> None:
         transport = session.connection.transport
@@ -320,23 +323,27 @@ class SessionPool:
     def _run(self, session: Session, command: SessionUser, channel: SshChannel) -> None:
         channel.is_idle_spare = False
         connection = session.connection
-        # Send the request for a spare session in the same write: each write wakes the server, and
+        # Send the request for spare sessions in the same write: each write wakes the server, and
         # its reply wakes our reader thread.
         with channel.get_transport().batch():
             if not command.start(channel):
                 channel.close()
             elif isinstance(command, SessionRequest):
                 session.channel = None  # only the user should keep the channel alive
-            spare = Session(self, connection)
-            with self._lock:
-                wanted = self._scheduler.wants_spare(connection)
-                if wanted:
-                    connection.spare, spare.requested = spare, True
-            if wanted:
-                self._request_session(spare)
+            self._request_spares(connection)
+
+    def _request_spares(self, connection: PooledConnection) -> None:
+        with self._lock:
+            missing = self._scheduler.missing_spares(connection)
+            spares = [Session(self, connection) for _ in range(missing)]
+            connection.spares += spares
+            for spare in spares:
+                spare.requested = True
+        for spare in spares:
+            self._request_session(spare)
 
     def session_opened(self, session: Session, channel: SshChannel) -> None:
-        """Run the session's command, or keep the session as the spare."""
+        """Run the session's command, or keep the session as a spare."""
         with self._lock:
             self._scheduler.on_opened(session, channel)
             command, unwanted = session.command, session.ended
@@ -370,7 +377,7 @@ class SessionPool:
         if command is not None:
             self._release(session.lease)
         if end.start_spare_timer:
-            self._call_later(SessionPool._check_spare, connection, now + _SPARE_IDLE_TIMEOUT)
+            self._call_later(SessionPool._check_spares, connection, now + _SPARE_IDLE_TIMEOUT)
         if end.start_limit_timer:
             self._call_later(SessionPool._reset_limit, connection, now + LIMIT_TTL)
 
@@ -404,39 +411,39 @@ class SessionPool:
         else:  # learnt again meanwhile
             self._call_later(SessionPool._reset_limit, connection, until)
 
-    def _check_spare(self, connection: PooledConnection) -> None:
-        """Close the spare session if no command has run for a while."""
+    def _check_spares(self, connection: PooledConnection) -> None:
+        """Close the spare sessions if no command has run for a while."""
         with self._lock:
             due = connection.used_at + _SPARE_IDLE_TIMEOUT
             unused = not connection.sessions and due <= time.monotonic()
-            connection.has_spare_timer = connection.spare is not None and not unused
+            connection.has_spare_timer = bool(connection.spares) and not unused
         if unused:
-            self._drop_spare(connection)
+            self._drop_spares(connection)
         elif connection.has_spare_timer:
             self._call_later(
-                SessionPool._check_spare, connection, max(due, time.monotonic() + 1.0)
+                SessionPool._check_spares, connection, max(due, time.monotonic() + 1.0)
             )
 
-    def _yield_spare(self, connection: PooledConnection) -> bool:
-        """Close the spare session for a user's thread that needs one; return whether it did."""
-        if connection.spare is None:  # read without the lock
+    def _yield_spares(self, connection: PooledConnection) -> bool:
+        """Close the spare sessions for a user's thread that needs one; return whether it did."""
+        if not connection.spares:  # read without the lock
             return False
         dropped: List[bool] = []
         done = LockFreeEvent()
 
         def drop() -> None:
-            dropped.append(self._drop_spare(connection))
+            dropped.append(self._drop_spares(connection))
             done.set()
 
         background.submit(self._strand, drop)
         return done.wait(_RECLAIM_TIMEOUT) and dropped[0]
 
-    def _drop_spare(self, connection: PooledConnection) -> bool:
+    def _drop_spares(self, connection: PooledConnection) -> bool:
         with self._lock:
-            spare = connection.take_spare()
-        if spare is not None:
+            spares, connection.spares = connection.spares, []
+        for spare in spares:
             self._discard(spare)
-        return spare is not None
+        return bool(spares)
 
     def _discard(self, spare: Session) -> None:
         with self._lock:

@@ -54,7 +54,7 @@ class End(NamedTuple):
     """The actions after the end of a session."""
 
     failed: Failed
-    start_spare_timer: bool  # to check later whether the spare session is still needed
+    start_spare_timer: bool  # to check later whether the spare sessions are still needed
     start_limit_timer: bool  # to forget the learnt limit later
 
 
@@ -118,7 +118,7 @@ class SessionScheduler:
             if not ready:
                 return Step(failed)  # `on_opened` and `on_ended` are followed by another step
             connection = min(
-                ready, key=lambda connection: (connection.spare is None, connection.sessions)
+                ready, key=lambda connection: (not connection.spares, connection.sessions)
             )
             connection.sessions += 1
             self._starts += 1
@@ -269,13 +269,9 @@ class SessionScheduler:
             self._remove(connection)
         return False
 
-    def wants_spare(self, connection: PooledConnection) -> bool:
-        """Return whether a spare session should be opened."""
-        return (
-            connection.spare is None
-            and connection in self.connections
-            and connection.has_capacity(extra=1)
-        )
+    def missing_spares(self, connection: PooledConnection) -> int:
+        """Return how many spare sessions should be opened on a connection."""
+        return connection.missing_spares() if connection in self.connections else 0
 
     def on_opened(self, session: Session, channel: SshChannel) -> None:
         """Record that the server confirmed a session."""
@@ -295,8 +291,8 @@ class SessionScheduler:
         connection.opened -= session.is_open
         if session.is_open and session.command is not None:
             connection.ended_at = now
-        if connection.spare is session:
-            connection.spare = None
+        if session in connection.spares:
+            connection.spares.remove(session)
         refused = isinstance(error, SshSessionRefused)
         start_limit_timer = refused and self._learn_limit(connection, error, now)
         failed = self.fail_all_if_closed(connection)
@@ -306,9 +302,7 @@ class SessionScheduler:
             if unsent:
                 failed += self._queue_again(session.command, connection, error)
         start_spare_timer = (
-            connection.spare is not None
-            and not connection.sessions
-            and not connection.has_spare_timer
+            bool(connection.spares) and not connection.sessions and not connection.has_spare_timer
         )
         connection.has_spare_timer = connection.has_spare_timer or start_spare_timer
         return End(failed, start_spare_timer, start_limit_timer)

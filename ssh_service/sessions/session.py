@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import Optional, Protocol
+from typing import List, Optional, Protocol
 
 from ssh_service import background, known_servers
 from ssh_service.commands.forwarding import ForwardingSink
@@ -17,6 +17,8 @@ _FREEING_TIME = 0.5
 # The most sessions to request before the first reply: OpenSSH's default MaxSessions.  If more
 # sessions than this are open, as many as are open are requested at a time.
 _MAX_FIRST_REQUESTS = 10
+# The spare sessions of a connection on which this many sessions have been open at once.
+_MAX_SPARES, _MANY_SESSIONS = 2, 6
 
 
 class PooledConnection:
@@ -27,12 +29,12 @@ class PooledConnection:
         self.slot: Optional[Slot] = None
         self.transport: Optional[SshTransport] = None  # None: still dialling
         self.sessions = 0  # assigned to commands: opening or open
-        self.opened = 0  # confirmed by the server, including the spare session
+        self.opened = 0  # confirmed by the server, including the spare sessions
         self.peak = 0  # the most open at once; reset when others hold sessions for a while
-        self.spare: Optional[Session] = None  # opening or open, for the next command
+        self.spares: List[Session] = []  # opening or open, for the next commands
         self.used_at = 0.0  # when the last command ended
         self.ended_at = float("-inf")  # when the last open session ended
-        self.has_spare_timer = False  # a timer will check whether the spare session is needed
+        self.has_spare_timer = False  # a timer will check whether the spare sessions are needed
         self.limited_until = 0.0  # when the learnt limit is forgotten
         self.refusals = 0  # in a row
         self.retry_until = 0.0  # until then, the server may free a session that others closed
@@ -50,7 +52,7 @@ class PooledConnection:
         transport = self.transport
         if transport is None or not transport.is_active():
             return False
-        if self.spare is not None and not extra:
+        if self.spares and not extra:
             return True
         limit = transport.session_limit
         if known_servers.runs_one_command(transport.remote_version):
@@ -68,7 +70,7 @@ class PooledConnection:
 
     def awaits_replies(self) -> bool:
         """Return whether to wait for replies to earlier requests before another request."""
-        if self.spare is not None:
+        if self.spares:
             return False
         return self.sessions - self.opened >= max(_MAX_FIRST_REQUESTS, self.opened)
 
@@ -94,10 +96,22 @@ class PooledConnection:
         self.peak = max(self.opened, self.peak)
         transport.session_peak = max(self.peak, transport.session_peak)
 
+    def runs_many(self) -> bool:
+        """Return whether many sessions have been open at once."""
+        return self.peak >= _MANY_SESSIONS
+
+    def missing_spares(self) -> int:
+        """Return how many spare sessions should be opened."""
+        most = 1
+        # Where many commands run at once, two often begin within the same round trip.
+        likely_limit = max(_MAX_FIRST_REQUESTS, self.peak)
+        if self.runs_many() and self.sessions + _MAX_SPARES <= likely_limit:
+            most = _MAX_SPARES
+        return sum(map(self.has_capacity, range(len(self.spares) + 1, most + 1)))
+
     def take_spare(self) -> Optional["Session"]:
-        """Remove and return the spare session."""
-        spare, self.spare = self.spare, None
-        return spare
+        """Remove and return the spare session that was requested first, if there is one."""
+        return self.spares.pop(0) if self.spares else None
 
 
 class SessionOwner(Protocol):
@@ -111,7 +125,7 @@ class SessionOwner(Protocol):
 
 
 class Session(ForwardingSink):
-    """A session channel on a connection: with a command, or as the spare session."""
+    """A session channel on a connection: with a command, or as a spare session."""
 
     def __init__(self, owner: SessionOwner, connection: PooledConnection) -> None:
         self.connection = connection
@@ -122,7 +136,7 @@ class Session(ForwardingSink):
         self.requested = False  # the request to open it was sent
         self.channel: Optional[SshChannel] = None  # None: not open
         self.is_open = False
-        self.command: Optional[SessionUser] = None  # None: this is the spare session
+        self.command: Optional[SessionUser] = None  # None: this is a spare session
         self.ended = False
         self.lease: Optional[Lease] = None  # held while the session has a command
 

@@ -1008,9 +1008,7 @@ def test_the_reserve_is_given_up_when_nothing_was_run_for_a_while(
     site: Site, timers: Timers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transport = site.warm()
-    looks = [item for item in timers.live if "_look_at" in repr(item[1].function)]
-    looks = looks or timers.live
-    assert len(looks) == 1
+    assert len(timers.live) == 1
     timers.fire()  # too early
     assert len(transport.channels) == 1
     now = time.monotonic() + pool._SPARE_IDLE_TIMEOUT + 1
@@ -1019,6 +1017,47 @@ def test_the_reserve_is_given_up_when_nothing_was_run_for_a_while(
     assert transport.channels == []
     assert transport.is_active()
     assert timers.live == []
+
+
+def test_where_many_commands_run_two_sessions_are_ready(site: Site) -> None:
+    transport = site.warm(max_sessions=10)
+    for command in site.submit(8):
+        site.channel_of(command).complete()
+    transport.answers = False
+    for command in site.submit(2):
+        assert site.channel_of(command).is_open
+    assert transport.refusals == 0
+
+
+@pytest.mark.parametrize(
+    ("max_sessions", "refusals"), [(1, 1), (2, 1), (3, 1), (8, 1), (9, 1), (10, 0)]
+)
+def test_spare_sessions_cost_no_further_refusals(
+    site: Site, max_sessions: int, refusals: int
+) -> None:
+    """Whatever runs, a limit is found out once."""
+    transport = site.warm(max_sessions=max_sessions)
+    for _ in range(5):
+        for command in site.submit(min(max_sessions, 8)):
+            site.channel_of(command).complete()
+    assert transport.refusals == refusals
+
+
+def test_where_many_commands_run_a_session_taken_while_opening_is_replaced_at_once(
+    site: Site,
+) -> None:
+    transport = site.warm()
+    for command in site.submit(8):
+        site.channel_of(command).complete()
+    transport.answers = False
+    commands = site.submit(4)
+    opening = [channel for channel in transport.channels if not channel.is_open]
+    assert len(opening) == 4  # for two of the commands, and for the next two
+    for channel, command in zip(opening, commands[2:]):
+        channel.answer()
+        assert channel is site.channel_of(command)
+    for command in commands:
+        site.channel_of(command).complete()
 
 
 def test_spare_session_closed_by_the_server_is_not_a_loss(site: Site) -> None:
