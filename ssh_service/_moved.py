@@ -1,4 +1,4 @@
-"""The import paths and names of 0.1.0 that have changed since; they go with the next release."""
+"""The import paths and names of 0.1.0 that have changed since; they go with 0.3.0."""
 
 from __future__ import annotations
 
