@@ -3,7 +3,7 @@ Uploads many small files into an existing folder in one stream: unpacked inside 
 
 The existing files are examined concurrently, and each is replaced by a rename, so that it is the
 old or the new file at any time.  Only ordinary files of ours are replaced in this way; all other
-entries are copied one by one.
+entries are copied one by one.  Where few files have to be copied, nothing is unpacked.
 """
 
 from __future__ import annotations
@@ -44,13 +44,22 @@ class _NotMergeable(Exception):
     """The tree, or the target, should be copied entry by entry."""
 
 
-class _Found(NamedTuple):
+class _Asked(NamedTuple):
     """An entry of the tree, and the reply about the existing entry in its place."""
 
     entry: Entry
     relative: bytes  # its path in the tree, with a leading slash
     status: os.stat_result  # also for a file
     reply: Reply
+
+
+class _Found(NamedTuple):
+    """An entry of the tree that is not certainly the same on the server."""
+
+    entry: Entry
+    relative: bytes
+    status: os.stat_result
+    existing: Optional[Attributes]
 
 
 class _Plan:
@@ -65,8 +74,10 @@ class _Plan:
         The outermost folders that do not exist yet, by their paths in the tree.
     files : Set[bytes]
         The files in the stream whose target folders exist.
+    left : List[_Found]
+        The files that are not part of the stream.
     rest : StreamResult
-        The entries that are not part of the stream.
+        What is copied one by one.
     """
 
     def __init__(self) -> None:
@@ -74,6 +85,7 @@ class _Plan:
         self.count = 0
         self.new_folders: List[bytes] = []
         self.files: Set[bytes] = set()
+        self.left: List[_Found] = []
         self.rest = StreamResult()
 
 
@@ -92,21 +104,19 @@ async def merge_tree(
     if identity.uid is None or await owner.guarded_path(target) is None:
         return None
     name, reading = temporary.names.new(basename(target)), context.progress.reading
-    folder = join(target, name)
+    merge = _Merge(context, source, target, join(target, name), identity.uid, existing)
     try:
-        await context.remote.make_folder(folder, 0o700)
-        own = await context.remote.lstat(folder)
-        return await _Merge(context, source, target, folder, own, existing).run(status)
+        return await merge.run(status)
     except (Refused, _NotMergeable) as reason:
         _log.debug("%r not in one stream: %s", display_path(target), reason)
     except ABORTS as abort:
         context.pipeline.record_interrupt(abort)
-        await remove_tree(context, folder)
+        await merge.clean_up()
         raise
     finally:
         temporary.names.release(name)
     context.progress.go_back(reading)
-    await remove_tree(context, folder)
+    await merge.clean_up()
     return None
 
 
@@ -126,38 +136,56 @@ class _Merge:
         source: bytes,
         target: bytes,
         folder: bytes,
-        own: Attributes,
+        uid: int,
         existing: Attributes,
     ) -> None:
         self._context = context
         self._remote = context.remote
         self._source = source
         self._target = target
+        self._target_attributes = existing
+        self._uid = uid
         self._folder = folder
-        self._staging = own  # attributes of the unfinished folder: unpacked files have its owner
+        self._has_folder = False  # whether the unfinished folder may exist
+        self._staging = Attributes()  # of the unfinished folder: unpacked files have its owner
         self._plan = _Plan()
+        self._found: List[_Found] = []
         # By target folder: whether a file that is moved there has the same group as one created
         # there.
-        self._group_fits: Dict[bytes, bool] = {b"": self._keeps_group(existing)}
+        self._group_fits: Dict[bytes, bool] = {}
         # Target folders that other users may write to: other users' entries there are left to
         # SFTP.
         self._shared: Set[bytes] = {b""} if is_shared(existing) else set()
 
     async def run(self, status: os.stat_result) -> StreamResult:
         await self._examine_all(status)
-        plan = self._plan
-        rest = plan.rest
-        if plan.count < MANY_FILES:
-            if plan.new_folders:
-                raise _NotMergeable(f"{plan.count} small files only")
-            rest.remaining += [
-                (step.path, self._target + self._relative(step))
-                for step in plan.steps
-                if step.status is None
-            ]
-            await self._remote.remove_folder(self._folder)
-            rest.folders.append((self._target, attributes_of(status)))
-            return rest
+        plan, rest = self._plan, self._plan.rest
+        if sum(map(self._may_stream, self._found)) >= MANY_FILES:
+            await self._make_folder()
+            for found in self._found:
+                self._decide(found)
+        if plan.count >= MANY_FILES:
+            await self._stream(status)
+        else:
+            self._leave_all()
+            if self._has_folder:
+                await self._remote.remove_folder(self._folder)
+        rest.folders.append((self._target, attributes_of(status)))
+        return rest
+
+    async def clean_up(self) -> None:
+        """Remove the unfinished folder after a failure."""
+        if self._has_folder:
+            await remove_tree(self._context, self._folder)
+
+    async def _make_folder(self) -> None:
+        self._has_folder = True
+        await self._remote.make_folder(self._folder, 0o700)
+        self._staging = await self._remote.lstat(self._folder)
+        self._group_fits[b""] = self._keeps_group(self._target_attributes)
+
+    async def _stream(self, status: os.stat_result) -> None:
+        plan, rest = self._plan, self._plan.rest
         stream = _PlannedUpload(self._context, self._source, self._target, self._folder)
         stream.steps = plan.steps
         done = await stream.run(status)
@@ -165,15 +193,26 @@ class _Merge:
             raise _NotMergeable("its stream failed")
         await self._move(set(done.sent))
         await self._remove_folders()
+        for found in plan.left:
+            self._leave(found)
         rest.remaining += done.remaining
         rest.failures += done.failures
-        rest.folders.append((self._target, attributes_of(status)))
-        return rest
+
+    def _leave_all(self) -> None:
+        """Leave the files to be copied one by one, as they are few."""
+        for found in self._found:
+            if found.entry.status is None:
+                self._leave(found)
+            elif found.existing is None:
+                raise _NotMergeable(f"{display_path(found.relative)!r} is new, with few files")
+
+    def _leave(self, found: _Found) -> None:
+        self._plan.rest.remaining.append((found.entry.path, self._target + found.relative))
 
     # The existing files.
 
     async def _examine_all(self, status: os.stat_result) -> None:
-        in_flight: Deque[_Found] = deque()
+        in_flight: Deque[_Asked] = deque()
         count = 0
         for entry in self._context.walk(self._source, status, self._note_failure):
             relative = self._relative(entry)
@@ -193,11 +232,11 @@ class _Merge:
             except OSError as error:
                 raise _NotMergeable(str(error)) from error
             reply = self._remote.ask_lstat(self._target + relative)
-            in_flight.append(_Found(entry, relative, own, reply))
+            in_flight.append(_Asked(entry, relative, own, reply))
             if len(in_flight) >= _MAX_IN_FLIGHT:
-                await self._decide(in_flight.popleft())
+                await self._examine(in_flight.popleft())
         while in_flight:
-            await self._decide(in_flight.popleft())
+            await self._examine(in_flight.popleft())
 
     def _relative(self, entry: Entry) -> bytes:
         return entry.path[len(self._source.rstrip(b"/")) :]
@@ -207,57 +246,66 @@ class _Merge:
             raise _NotMergeable(str(failure))
         self._plan.rest.failures.append(failure)
 
-    async def _decide(self, found: _Found) -> None:
-        plan, relative = self._plan, found.relative
-        existing = await self._attributes(found)
-        around = folder_of(relative).rstrip(b"/")
-        group_fits = self._group_fits.get(around)  # None: a new folder
+    async def _examine(self, asked: _Asked) -> None:
+        relative = asked.relative
+        existing = await self._attributes(asked)
+        found = _Found(asked.entry, relative, asked.status, existing)
         is_foreign = (
-            existing is not None and existing.uid != self._staging.uid and around in self._shared
+            existing is not None
+            and existing.uid != self._uid
+            and folder_of(relative).rstrip(b"/") in self._shared
         )
         if found.entry.status is not None:
-            if existing is None:
-                if group_fits is False:
-                    raise _NotMergeable(f"{display_path(relative)!r} would get another group")
-                if group_fits:
-                    plan.new_folders.append(relative)
-            elif is_foreign:
+            if is_foreign:
                 raise _NotMergeable(f"{display_path(relative)!r} belongs to another user")
-            elif is_folder(existing) and (existing.mode or 0) & stat.S_IRWXU == stat.S_IRWXU:
-                self._group_fits[relative] = self._keeps_group(existing)
-                if is_shared(existing):
-                    self._shared.add(relative)
-            else:
+            if existing is not None and not _takes_files(existing):
                 raise _NotMergeable(
                     f"{display_path(relative)!r} is not a folder on the server, or takes no files"
                 )
-            plan.steps.append(found.entry)
-            return
-        size = found.status.st_size
-        if is_foreign:
-            plan.rest.remaining.append((found.entry.path, self._target + relative))
-        elif (
-            existing is not None
-            and self._context.skips_unchanged
-            and _is_unchanged(existing, found.status)
-        ):
-            self._context.progress.advance(size)
+            if existing is not None and is_shared(existing):
+                self._shared.add(relative)
+            self._found.append(found)
+        elif is_foreign:
+            self._leave(found)
+        elif self._context.skips_unchanged and _is_unchanged(existing, found.status):
+            self._context.progress.advance(found.status.st_size)
             self._context.progress.file_done()
-        elif size > self._remote.write_size or not self._may_replace(existing, group_fits):
-            plan.rest.remaining.append((found.entry.path, self._target + relative))
         else:
-            plan.steps.append(found.entry)
-            plan.count += 1
-            if group_fits:
-                plan.files.add(relative)
+            self._found.append(found)
 
-    async def _attributes(self, found: _Found) -> Optional[Attributes]:
+    async def _attributes(self, asked: _Asked) -> Optional[Attributes]:
         try:
-            return parse_attributes(await found.reply, self._target + found.relative)
+            return parse_attributes(await asked.reply, self._target + asked.relative)
         except Refused as refused:
             if refused.code == protocol.NO_SUCH_FILE:
                 return None
             raise
+
+    def _may_stream(self, found: _Found) -> bool:
+        """Return whether an entry is a small file whose mode may be the source's."""
+        is_small = found.entry.status is None and found.status.st_size <= self._remote.write_size
+        return is_small and (found.existing is None or self._context.keeps_modes)
+
+    def _decide(self, found: _Found) -> None:
+        """Decide whether an entry becomes part of the stream."""
+        plan, relative, existing = self._plan, found.relative, found.existing
+        # None: in a new folder
+        group_fits = self._group_fits.get(folder_of(relative).rstrip(b"/"))
+        if found.entry.status is not None:
+            if existing is not None:
+                self._group_fits[relative] = self._keeps_group(existing)
+            elif group_fits is False:
+                raise _NotMergeable(f"{display_path(relative)!r} would get another group")
+            elif group_fits:
+                plan.new_folders.append(relative)
+            plan.steps.append(found.entry)
+        elif self._may_stream(found) and self._may_replace(existing, group_fits):
+            plan.steps.append(found.entry)
+            plan.count += 1
+            if group_fits:
+                plan.files.add(relative)
+        else:
+            plan.left.append(found)
 
     def _keeps_group(self, folder: Attributes) -> bool:
         """Return whether new files in a folder get the same group as in the unfinished folder."""
@@ -272,8 +320,6 @@ class _Merge:
             return False
         if existing is None:
             return True
-        if not self._context.keeps_modes:
-            return False  # the mode of the existing file must be kept
         owner = (self._staging.uid, self._staging.gid)
         return stat.S_ISREG(existing.mode or 0) and (existing.uid, existing.gid) == owner
 
@@ -316,8 +362,13 @@ class _Merge:
             await remove_tree(self._context, self._folder)
 
 
-def _is_unchanged(existing: Attributes, status: os.stat_result) -> bool:
-    return (existing.size, existing.mtime) == (
-        status.st_size,
-        int(status.st_mtime),
-    ) and stat.S_ISREG(existing.mode or 0)
+def _takes_files(folder: Attributes) -> bool:
+    return is_folder(folder) and (folder.mode or 0) & stat.S_IRWXU == stat.S_IRWXU
+
+
+def _is_unchanged(existing: Optional[Attributes], status: os.stat_result) -> bool:
+    return (
+        existing is not None
+        and (existing.size, existing.mtime) == (status.st_size, int(status.st_mtime))
+        and stat.S_ISREG(existing.mode or 0)
+    )
