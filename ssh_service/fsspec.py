@@ -20,7 +20,7 @@ import fsspec
 from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.utils import isfilelike
 
-from ssh_service import params
+from ssh_service import local_paths, params
 from ssh_service.copying import temporary
 from ssh_service.errors import SshConfigError
 from ssh_service.host import Host
@@ -561,7 +561,7 @@ class SshFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
             Without effect.
         """
         target = self._path(rpath)
-        if os.path.isdir(lpath):
+        if local_paths.is_folder(lpath):
             target.mkdir(parents=True, exist_ok=True)
             return
         if mode == "create" and target.exists(follow_symlinks=False):

@@ -10,6 +10,8 @@ import sys
 import time
 from typing import Dict, List, Optional, Tuple
 
+from ssh_service import local_paths
+
 if sys.platform == "win32":
     import msvcrt
 else:
@@ -65,7 +67,7 @@ def system_folder() -> str:
 def default_agent() -> Optional[str]:
     """Return where the user's SSH agent listens; None: there is none."""
     given = os.environ.get("SSH_AUTH_SOCK")
-    if not given and os.name == "nt" and os.path.exists(_AGENT_PIPE):
+    if not given and os.name == "nt" and local_paths.exists(_AGENT_PIPE):
         return _AGENT_PIPE
     return given or None
 

@@ -11,6 +11,7 @@ from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Tuple
 import paramiko
 from paramiko.pkey import PublicBlob
 
+from ssh_service import local_paths
 from ssh_service.connect.accepted_keys import rejection_reason
 from ssh_service.connect.agent import AgentError, AgentKey, list_keys
 from ssh_service.connect.key_files import (
@@ -232,9 +233,9 @@ class Credentials:
         """Yield keys of ssh_config or the defaults; like ssh, skip missing and locked files."""
         for path in self._target.identity_files:
             try:
-                if os.path.exists(path):
+                if local_paths.exists(path):
                     yield from self._from_file(path, None)
-                elif os.path.exists(path + ".pub"):
+                elif local_paths.exists(path + ".pub"):
                     yield from self._from_agent_by_public_key(_read_public_half(path), path, None)
             except SshConfigError as error:
                 self._skip(error)
@@ -287,7 +288,7 @@ class Credentials:
                     )
                 yield certified
             others = list(self._target.certificate_files)
-            if cert_path is not None and os.path.exists(cert_path):
+            if cert_path is not None and local_paths.exists(cert_path):
                 others.insert(0, cert_path)
             for path in others:
                 try:
@@ -313,7 +314,7 @@ def _offer_order(key: AgentKey) -> Tuple[bool, bool]:
 def _read_public_half(path: str) -> Optional[bytes]:
     """Return the public key from ``<path>.pub``; None if there is no such file."""
     public = path + ".pub"
-    if not os.path.exists(public):
+    if not local_paths.exists(public):
         return None
     return inspect_key(read_file(public).content, public).public_blob
 

@@ -9,6 +9,7 @@ import stat
 from collections import deque
 from typing import Deque, List, Optional, Set, Tuple
 
+from ssh_service import local_paths
 from ssh_service.copying import temporary
 from ssh_service.copying.context import MANY_FILES, CopyContext
 from ssh_service.copying.deletions import Deletions, SourceNames
@@ -90,7 +91,7 @@ class Download:
             raise await self._remote.to_os_error(refused) from refused
         try:
             follow_links(target.rstrip(b"/") or b"/")
-            if os.path.isdir(target) and not target.endswith(b"/"):
+            if local_paths.is_folder(target) and not target.endswith(b"/"):
                 check_folder(target)
         except OSError as error:
             raise local_error(error, target) from error
@@ -126,10 +127,10 @@ class Download:
         self._context.raise_if_incomplete(source, "remote")
 
     async def _run_file(self, source: bytes, found: Attributes, target: bytes) -> None:
-        if os.path.isdir(target):
+        if local_paths.is_folder(target):
             target = os.path.join(target, await self._basename(source))
         elif target.endswith(b"/"):
-            if os.path.exists(target.rstrip(b"/")):
+            if local_paths.exists(target.rstrip(b"/")):
                 raise transfer_error(errno.ENOTDIR, display_path(target), side="local")
             text = "no such folder (the path ends with a slash)"
             raise transfer_error(errno.EISDIR, display_path(target), text, side="local")

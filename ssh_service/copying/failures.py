@@ -7,6 +7,7 @@ import os
 import stat
 from typing import Any, Optional, Union
 
+from ssh_service import local_paths
 from ssh_service.copying.ownership import owner_and_mode
 from ssh_service.copying.paths import to_text
 from ssh_service.copying.sftp import protocol
@@ -116,13 +117,17 @@ def _explain_local(error: OSError, path: bytes) -> Optional[str]:
         if error.errno == errno.ENOSPC:
             return None if _has_inodes_left(path) else NO_INODES
         if error.errno == errno.ENOENT:
-            if os.path.islink(path):
-                return None if os.path.exists(path) else dangling_link(os.readlink(path))
+            if local_paths.is_link(path):
+                return None if local_paths.exists(path) else dangling_link(os.readlink(path))
             if path.startswith(b"~"):
                 return _HOME_NOT_EXPANDED
-            missing = None if os.path.exists(folder) else missing_folder(folder)
+            missing = None if local_paths.exists(folder) else missing_folder(folder)
             return not_expanded(path) or missing
-        if error.errno == errno.ENOTDIR and os.path.exists(folder) and not os.path.isdir(folder):
+        if (
+            error.errno == errno.ENOTDIR
+            and local_paths.exists(folder)
+            and not local_paths.is_folder(folder)
+        ):
             return not_a_folder(folder)
         if error.errno in (errno.EACCES, errno.EPERM):
             entry, parent = os.lstat(path), os.stat(folder)

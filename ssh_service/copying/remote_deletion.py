@@ -22,7 +22,12 @@ from ssh_service.copying.deletions import (
     TargetEntry,
     link_of_another_user,
 )
-from ssh_service.copying.failures import Refused, display_path, empty_source_error
+from ssh_service.copying.failures import (
+    Refused,
+    display_path,
+    empty_source_error,
+    local_error,
+)
 from ssh_service.copying.local.walk import walk
 from ssh_service.copying.path_walk import PathWalk
 from ssh_service.copying.paths import basename, is_within, join
@@ -207,7 +212,13 @@ class RemoteDeletion:
 
     def _is_in_source(self, path: bytes) -> bool:
         # An entry that was created since the names were listed may have been copied.
-        return os.path.lexists(join(self._source, path))
+        try:
+            os.lstat(join(self._source, path))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:  # unknown: so it must not be deleted
+            raise local_error(error, join(self._source, path)) from error
+        return True
 
     # Examining.
 

@@ -6,6 +6,7 @@ import os
 import time
 from typing import Optional
 
+from ssh_service import local_paths
 from ssh_service.copying import temporary
 from ssh_service.copying.context import CopyContext
 from ssh_service.copying.failures import Refused, copy_into_itself_error
@@ -53,7 +54,7 @@ class SelfCopyGuard:
             return
         around = path
         while not is_within(self._clear, around):
-            if os.path.lexists(join(around, self._name)):
+            if local_paths.entry_exists(join(around, self._name)):
                 raise copy_into_itself_error(around, "local")
             if len(around) <= len(self._source):
                 break

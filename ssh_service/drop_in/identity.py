@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, Callable, Dict, Tuple
 
+from ssh_service import local_paths
 from ssh_service.params.identity import client_keys_identity
 from ssh_service.secret import Secret, keyed_digest
 from ssh_service.user_files import default_agent
@@ -87,7 +88,7 @@ def _file(path: str) -> Any:
 
 def _default_files() -> Any:
     paths = [os.path.expanduser(path) for path in _DEFAULT_KEYS]
-    return client_keys_identity(tuple(path for path in paths if os.path.isfile(path)), ())
+    return client_keys_identity(tuple(path for path in paths if local_paths.is_file(path)), ())
 
 
 def name_digest(*names: str) -> str:

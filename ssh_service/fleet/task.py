@@ -10,7 +10,7 @@ import tempfile
 import time
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from ssh_service import operations, params
+from ssh_service import local_paths, operations, params
 from ssh_service.commands.command import Command
 from ssh_service.commands.output import Output
 from ssh_service.commands.result import CommandFuture
@@ -189,7 +189,7 @@ def copy(
         if permit is not None and not permit():
             raise outcome_unknown_error(target.connection_id)
         permit = None  # it covers both attempts: the second is made only if nothing was sent
-        if own_folder and not is_dry_run and not os.path.isdir(local):
+        if own_folder and not is_dry_run and not local_paths.is_folder(local):
             made.append(local)
             os.makedirs(local, exist_ok=True)
 
@@ -208,7 +208,7 @@ def copy(
         )
 
     try:
-        if own_folder and is_dry_run and not os.path.isdir(local):
+        if own_folder and is_dry_run and not local_paths.is_folder(local):
             return plan_into_missing(local, copy_with)
         return copy_with(local)
     except BaseException:

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from typing import Any, List, Optional, Tuple
 
-from ssh_service import settings
+from ssh_service import local_paths, settings
 from ssh_service.algorithms import CA_SIGNATURES, select
 from ssh_service.errors import SshConfigError
 from ssh_service.known_hosts import POLICIES, HostKeyTrust
@@ -109,9 +109,9 @@ def _asks_for_no_check(sources: Sources) -> bool:
 def _named_files(given: Any, policy: str) -> Tuple[str, ...]:
     files = settings.paths("known_hosts", given)
     for path in files:
-        if os.path.isdir(path):
+        if local_paths.is_folder(path):
             raise settings.invalid_setting("known_hosts", path, "a file, not a folder")
-        if policy == "strict" and not os.path.exists(path):
+        if policy == "strict" and not local_paths.exists(path):
             raise SshConfigError(
                 f"known_hosts: file {path!r} does not exist; "
                 f"host_key_policy 'accept-new' would create it"

@@ -12,7 +12,7 @@ import os
 import re
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
-from ssh_service import settings
+from ssh_service import local_paths, settings
 from ssh_service.errors import SshConfigError
 
 __all__ = [
@@ -292,7 +292,7 @@ def require_known_hosts(config: Mapping[str, Any]) -> None:
     """
     files, policy = known_hosts(config)
     for path in files or ():
-        if policy == "strict" and not os.path.exists(path):
+        if policy == "strict" and not local_paths.exists(path):
             name = next(name for name in _KNOWN_HOSTS if name in config)
             raise SshConfigError(
                 f"{name}: {path} does not exist; ssh_host_key_policy 'accept-new' would create it"
@@ -310,7 +310,7 @@ def require_identity_files(config: Mapping[str, Any]) -> None:
     """
     given = config.get("ssh_priv_key_path")
     for path in settings.paths("ssh_priv_key_path", given) if given else ():
-        if not os.path.exists(path):
+        if not local_paths.exists(path):
             raise SshConfigError(f"ssh_priv_key_path {path} does not exist")
 
 

@@ -8,6 +8,7 @@ import logging
 import os
 from typing import Dict, List, Optional, Sequence, Tuple
 
+from ssh_service import local_paths
 from ssh_service.errors import SshConfigError
 from ssh_service.patterns import is_match_list
 from ssh_service.ssh_config import match_exec
@@ -138,7 +139,7 @@ class _Reader:
             return
         user_file, system_file = default_files()
         for path, is_users in ((user_file, True), (system_file, False)):
-            if os.path.exists(path):
+            if local_paths.exists(path):
                 self._read(path, is_users, is_users, True, 0)
 
     def _read(

@@ -7,6 +7,7 @@ import os
 import stat
 from typing import Callable, Set
 
+from ssh_service import local_paths
 from ssh_service.copying.failures import local_error
 from ssh_service.copying.local.descriptors import Descriptor
 from ssh_service.copying.local.system import files
@@ -55,7 +56,7 @@ class PlannedTree(TargetTree):
 
     def _open_root(self, path: bytes, mode: int, is_explicit: bool) -> None:
         real = follow_links(path)
-        if not os.path.lexists(real):
+        if not local_paths.entry_exists(real):
             open_folder(os.path.dirname(real) or b".").close()  # fails if it does not exist
             self._root = self._as_missing((), "create", path)
             return
