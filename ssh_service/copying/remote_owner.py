@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import stat
 import time
-from typing import Dict, List, Optional, Set, Tuple
+from typing import Dict, List, NamedTuple, Optional, Set, Tuple
 
 from ssh_service.copying import temporary
 from ssh_service.copying.failures import Refused, display_path
@@ -40,6 +40,7 @@ from ssh_service.copying.waiting import Budget, TaskEvent
 __all__ = [
     "NEW_FILE_FLAGS",
     "PRIVATE_MODE",
+    "EntryReplies",
     "RemoteOwner",
     "ResolvedFolder",
 ]
@@ -67,6 +68,31 @@ class ResolvedFolder:
         self.complete = complete
         self.path: Optional[bytes] = None
         self.folders: List[Attributes] = []
+
+
+class EntryReplies(NamedTuple):
+    """
+    The outstanding replies about an entry.
+
+    Attributes
+    ----------
+    around : Optional[Reply]
+        The attributes of its folder; None if they are known.
+    own : Reply
+        Its own attributes; of a link, not of where it leads.
+    """
+
+    around: Optional[Reply]
+    own: Reply
+
+    async def found(self, path: bytes) -> Optional[Attributes]:
+        """Return the attributes of the entry, or None if it does not exist."""
+        try:
+            return parse_attributes(await self.own, path)
+        except Refused as refused:
+            if refused.code == protocol.NO_SUCH_FILE:
+                return None
+            raise
 
 
 class _IdentityReplies:
@@ -214,6 +240,10 @@ class RemoteOwner:
         if not may_use(found, folder, identity.uid if identity.is_proven else None):
             raise not_ours_error(display_path(path), found, "remote")
 
+    def note_folder(self, path: bytes, found: Attributes) -> None:
+        """Remember the attributes of a folder, at the end of its links, for `check_target`."""
+        self._folders.setdefault(path, found)
+
     async def is_in_shared_folder(self, path: bytes) -> bool:
         """Return whether other users may write to the folder that contains `path`."""
         return is_shared(await self._folder_around(path))
@@ -226,7 +256,13 @@ class RemoteOwner:
             folder = self._folders[where] = parse_attributes(await asked, where)
         return folder
 
-    async def check_folder(self, path: bytes, is_explicit: bool = False) -> None:
+    def ask_about(self, path: bytes) -> EntryReplies:
+        """Request what `check_folder` needs to know of a folder, before it is called."""
+        return EntryReplies(self.ask_folder(path), self._remote.ask_lstat(path))
+
+    async def check_folder(
+        self, path: bytes, is_explicit: bool = False, asked: Optional[EntryReplies] = None
+    ) -> None:
         """
         Check a folder, and each link that leads to it, as `check_target` does; it may be missing.
 
@@ -235,19 +271,19 @@ class RemoteOwner:
         """
         path = path.rstrip(b"/") or b"/"
         for _ in range(MAX_SYMLINKS):
-            around = self.ask_folder(path)
+            asked = asked or self.ask_about(path)
             try:
-                found = await self._remote.find(path, follow=False)
+                found = await asked.found(path)
             except Refused:
                 return  # the request that needs the folder reports this
             if found is None or (is_explicit and not is_link(found)):
                 return
             if basename(path) not in (b".", b".."):
-                await self.check_target(path, found, around)
+                await self.check_target(path, found, asked.around)
             leads_to = await self._remote.read_link(path) if is_link(found) else None
             if leads_to is None:
                 return
-            path = leads_to.rstrip(b"/") or b"/"
+            path, asked = leads_to.rstrip(b"/") or b"/", None
 
     async def guarded_path(self, folder: bytes) -> Optional[bytes]:
         """

@@ -113,10 +113,13 @@ class Upload:
         if is_tree and self._context.options.delete:
             deletion = RemoteDeletion(self._context, source, status)
         target = await self._remote.expand_home(target or b".")
+        # Concurrently, as most targets are folders.
+        asked = self._context.owner.ask_about(target.rstrip(b"/") or b"/")
         found = await self._remote.find(target)
         if found is not None and is_folder(found):
             self._accepted_folder = target.rstrip(b"/") or b"/"
-            await self._context.owner.check_folder(target, is_explicit=target.endswith(b"/"))
+            await self._context.owner.check_folder(target, target.endswith(b"/"), asked)
+            self._context.owner.note_folder(self._accepted_folder, found)
         if self._context.options.contents:
             if not is_tree:
                 text = "contents=True needs a folder"
@@ -186,13 +189,14 @@ class Upload:
         streamed: Optional[StreamResult] = None
         # Concurrently: needed to decide whether the tree may be unpacked there.
         self._pipeline.start(self._context.owner.resolve(folder_of(target)))
-        existing = await self._remote.find(target, follow=False)
+        asked = self._context.owner.ask_about(target)
+        existing = await asked.found(target)
         if existing is None:
             if await self._may_unpack(target):
                 streamed = await stream_tree(self._context, source, status, target, self._marker)
         elif is_folder(existing) and not self._context.options.resume:
             if target != self._accepted_folder:
-                await self._context.owner.check_folder(target)
+                await self._context.owner.check_folder(target, asked=asked)
             self._stale_files.start_removing(target)
             streamed = await merge_tree(self._context, source, status, target, existing)
         if streamed is None:

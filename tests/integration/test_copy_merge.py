@@ -189,6 +189,26 @@ def test_update_copies_only_what_differs(
     assert meters[-1].files_done == meters[-1].files_total == 31
 
 
+def test_update_of_folder_that_has_everything_creates_nothing(
+    session: SftpSession,
+    shell: Shell,
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target = tmp_path / "target"
+    upload(session, source, target, contents=True)
+    before = target.stat().st_mtime_ns
+
+    def make_folder(*_: Any) -> bytes:
+        raise AssertionError("a folder is created")
+
+    monkeypatch.setattr(encode, "make_folder", make_folder)
+    upload(session, source, target, contents=True, update=True, shell=shell)
+    assert target.stat().st_mtime_ns == before
+    assert shell.commands == []
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which can act as two users")
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_merge_leaves_foreign_files_in_shared_folder_alone(
