@@ -12,6 +12,10 @@ import socket
 from typing import Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 import paramiko
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+from cryptography.hazmat.primitives.poly1305 import Poly1305
 
 from ssh_service.errors import SshConfigError
 from ssh_service.patterns import is_match
@@ -19,9 +23,11 @@ from ssh_service.patterns import is_match
 __all__ = [
     "CA_SIGNATURES",
     "CERTIFICATE",
+    "CHACHA20_POLY1305",
     "KINDS",
     "choose",
     "default",
+    "has_chacha20_poly1305",
     "rsa_bits",
     "select",
     "select_signatures",
@@ -29,6 +35,8 @@ __all__ = [
 ]
 
 CERTIFICATE = "-cert-v01@openssh.com"  # ends the name of a key type that is a certificate's
+
+CHACHA20_POLY1305 = "chacha20-poly1305@openssh.com"
 
 # Strong and fast first: AES-GCM needs no MAC of its own and is several times faster here.
 _STRONG: Dict[str, Tuple[str, ...]] = {
@@ -38,6 +46,7 @@ _STRONG: Dict[str, Tuple[str, ...]] = {
         "aes128-ctr",
         "aes192-ctr",
         "aes256-ctr",
+        CHACHA20_POLY1305,
     ),
     "kex_algs": (
         "mlkem768x25519-sha256",
@@ -94,7 +103,7 @@ _OTHER: Dict[str, Tuple[str, ...]] = {
 }
 
 # Added by `ssh_service.transport`, as paramiko knows it by another name only.
-_ADDED = ("curve25519-sha256",)
+_CURVE25519 = "curve25519-sha256"
 
 _OPTIONS = {
     "encryption_algs": "ciphers",
@@ -110,6 +119,7 @@ KINDS = tuple(_OPTIONS)
 @functools.lru_cache(maxsize=None)
 def supported(kind: str) -> Tuple[str, ...]:
     """List the algorithms of a kind that the installed paramiko has, and those that we add."""
+    added = (_CURVE25519, CHACHA20_POLY1305) if has_chacha20_poly1305() else (_CURVE25519,)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         options = paramiko.Transport(ours).get_security_options()
@@ -118,10 +128,21 @@ def supported(kind: str) -> Tuple[str, ...]:
             try:
                 setattr(options, _OPTIONS[kind], (name,))
             except ValueError:
-                if name not in _ADDED:
+                if name not in added:
                     continue
             names.append(name)
     return tuple(names)
+
+
+@functools.lru_cache(maxsize=None)
+def has_chacha20_poly1305() -> bool:
+    """Return whether the installed OpenSSL has this cipher, which is not so in FIPS mode."""
+    try:
+        Cipher(ChaCha20(bytes(32), bytes(16)), None).encryptor()
+        Poly1305(bytes(32))
+    except UnsupportedAlgorithm:
+        return False
+    return True
 
 
 @functools.lru_cache(maxsize=None)

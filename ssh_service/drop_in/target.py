@@ -251,7 +251,7 @@ class _Dialler(paramiko.SSHClient):  # type: ignore[misc]
 
         def make(sock: Any, **options: Any) -> SshTransport:
             transport = DropInTransport(sock, **options)
-            transport.prefer_aes_gcm()
+            transport.set_shared_ciphers()
             transport.connection_id = self._target.connection_id
             transport.is_shared = True
             if on_started is not None:

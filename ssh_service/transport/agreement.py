@@ -1,4 +1,4 @@
-"""Checks of algorithm negotiation: the host key's type, and what errors say of the server."""
+"""Checks of algorithm negotiation: ciphers, host keys, and what errors say of the server."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Mapping, Sequence
 
 from paramiko.common import MSG_NAMES
 from paramiko.message import Message
-from paramiko.ssh_exception import SSHException
+from paramiko.ssh_exception import IncompatiblePeer, SSHException
 
+from ssh_service.algorithms import CHACHA20_POLY1305
 from ssh_service.errors import reason_of
 from ssh_service.transport.text import printable
 
@@ -59,6 +60,23 @@ def check_kex_init(m: Message) -> None:
                 " agreed on; it, or something between, does not speak SSH 2 correctly"
             )
         rest = rest[end:]
+
+
+def check_ciphers(ciphers: Sequence[str], is_strict: bool) -> None:
+    """
+    Check that chacha20-poly1305 is used only with strict key exchange.
+
+    Raises
+    ------
+    IncompatiblePeer
+        The cipher was agreed on, but strict key exchange was not.
+    """
+    if CHACHA20_POLY1305 in ciphers and not is_strict:
+        raise IncompatiblePeer(
+            f"Incompatible ssh server (no acceptable ciphers: {CHACHA20_POLY1305} needs strict key"
+            " exchange, kex-strict-s-v00@openssh.com, which the server does not support; without"
+            " it, an attacker can remove packets unnoticed: CVE-2023-48795)"
+        )
 
 
 def violation_of(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Dict, Optional, Tuple
 import paramiko
 from paramiko.message import Message
 
+from ssh_service.algorithms import CHACHA20_POLY1305
 from ssh_service.errors import SshSessionRefused
 from ssh_service.transport import reaper
 from ssh_service.transport.paramiko_check import check_paramiko
@@ -43,7 +44,10 @@ _PARAMIKO_CIPHERS = (
     *("3des-cbc", "aes128-gcm@openssh.com", "aes256-gcm@openssh.com"),
 )
 # The others need a MAC, which paramiko compares byte by byte.
-_CIPHERS = tuple(sorted(_PARAMIKO_CIPHERS, key=lambda name: "gcm" not in name))
+_CIPHERS = (
+    *sorted(_PARAMIKO_CIPHERS, key=lambda name: "gcm" not in name),
+    CHACHA20_POLY1305,
+)
 _BANNER = "Error reading SSH protocol banner"
 _paramiko_init = paramiko.Transport.__init__
 
@@ -125,10 +129,14 @@ class DropInTransport(SshTransport):
         kinds = ("ciphers", "macs", "keys", "pubkeys", "kex", "compression")
         return tuple(getattr(cls, f"_preferred_{kind}") for kind in kinds)
 
-    def prefer_aes_gcm(self) -> None:
-        """Ask for AES-GCM first, unless the program has an order of its own."""
+    def set_shared_ciphers(self) -> None:
+        """
+        Offer AES-GCM first, and chacha20-poly1305 last.
+
+        An order of the program's own is left as it is.
+        """
         if self.preferences()[0] == _PARAMIKO_CIPHERS:
-            self._preferred_ciphers = _CIPHERS
+            self._preferred_ciphers = tuple(n for n in _CIPHERS if n in self._cipher_info)
 
     def __repr__(self) -> str:
         text: str = paramiko.Transport.__repr__(self)

@@ -15,21 +15,24 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import paramiko
 from paramiko.message import Message
 from paramiko.ssh_exception import IncompatiblePeer, SSHException
 
+from ssh_service.algorithms import CHACHA20_POLY1305, has_chacha20_poly1305
 from ssh_service.errors import SshConnectError, SshConnectionLost, SshConnectTimeout, reason_of
 from ssh_service.transport import reaper, sending
 from ssh_service.transport.agreement import (
+    check_ciphers,
     check_host_key,
     check_kex_init,
     server_offer,
     violation_of,
 )
 from ssh_service.transport.authenticating import AuthenticatingTransport
+from ssh_service.transport.chacha20 import ChaCha20Poly1305
 from ssh_service.transport.keepalive import KeepaliveMonitor
 from ssh_service.transport.lock_free import LockFreeEvent
 from ssh_service.transport.packets import Inflater
@@ -88,6 +91,17 @@ class SshTransport(AuthenticatingTransport):
         **paramiko.Transport._kex_info,
         "curve25519-sha256": paramiko.Transport._kex_info["curve25519-sha256@libssh.org"],
     }
+
+    # See docs/paramiko_repairs.md#chacha20-poly1305
+    _cipher_info = dict(paramiko.Transport._cipher_info)
+    if has_chacha20_poly1305():
+        _cipher_info[CHACHA20_POLY1305] = {
+            "class": ChaCha20Poly1305,
+            "block-size": 8,
+            "iv-size": 0,
+            "key-size": ChaCha20Poly1305.key_size,
+            "is_aead": True,
+        }
 
     # paramiko decompresses a packet without a limit.
     _compression_info = {
@@ -220,10 +234,19 @@ class SshTransport(AuthenticatingTransport):
                 raise
             raise SSHException(f"no SSH identification: {reason_of(cause)}") from cause
 
+    @property
+    def preferred_ciphers(self) -> Tuple[str, ...]:
+        """The ciphers to offer: chacha20-poly1305 only together with strict key exchange."""
+        names: Tuple[str, ...] = super().preferred_ciphers
+        if self.advertise_strict_kex:
+            return names
+        return tuple(name for name in names if name != CHACHA20_POLY1305)
+
     def _parse_kex_init(self, m: Message) -> None:
         check_kex_init(m)
         try:
             super()._parse_kex_init(m)
+            check_ciphers((self.local_cipher, self.remote_cipher), self.agreed_on_strict_kex)
         except IncompatiblePeer as error:
             m.rewind()
             offer = server_offer(str(error), self._really_parse_kex_init(m))

@@ -72,6 +72,8 @@ class TransportView(paramiko.Transport):  # type: ignore[misc]
     closes the view's channels, and no others.
     """
 
+    _cipher_info = SshTransport._cipher_info  # for paramiko's __repr__
+
     def __init__(self, connection: SshTransport, owner: ViewOwner) -> None:
         # Not paramiko's, which makes a connection.
         threading.Thread.__init__(self, daemon=True)

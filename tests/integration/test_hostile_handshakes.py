@@ -15,6 +15,7 @@ from typing import Any, Dict, Iterator, List, Optional, Type
 import paramiko
 import pytest
 
+from ssh_service.algorithms import CHACHA20_POLY1305, default
 from ssh_service.connect import dial
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import SshCacheClosed, SshConnectError, SshConnectTimeout, SshServiceError
@@ -419,6 +420,36 @@ def test_strict_kex_refuses_what_is_said_during_the_first_key_exchange(
 def test_strict_kex_is_agreed_on() -> None:
     with EvilSsh() as server, connected(server.port) as transport:
         assert transport.agreed_on_strict_kex
+
+
+class Removable(EvilTransport):
+    """Has one cipher, which needs strict-kex, and does not offer that."""
+
+    _preferred_ciphers = (CHACHA20_POLY1305,)
+
+    def __init__(self, sock: Any) -> None:
+        super().__init__(sock)
+        self.advertise_strict_kex = False
+
+
+def test_chacha20_is_refused_without_strict_kex() -> None:
+    """Terrapin removes its packets unnoticed; no other try would help."""
+    with EvilSsh(transport_class=Removable) as server:
+        with pytest.raises(SshConnectError, match="needs strict key exchange") as caught:
+            with connected(server.port, ciphers=default("encryption_algs")):
+                pass
+    caught.match("CVE-2023-48795.*; their offer: chacha20-poly1305@openssh.com")
+    assert not caught.value.retryable
+
+
+def test_chacha20_is_offered_last_and_only_with_strict_kex() -> None:
+    here, there = socket.socketpair()
+    with there:
+        transport = SshTransport(here, connection_id="u@h:1", ciphers=default("encryption_algs"))
+        assert transport.preferred_ciphers[-1] == CHACHA20_POLY1305
+        transport.advertise_strict_kex = False
+        assert CHACHA20_POLY1305 not in transport.preferred_ciphers
+        transport.close()
 
 
 class Counting(EvilTransport):

@@ -37,7 +37,7 @@ MAY_IMPORT: Dict[str, Set[str]] = {
     "events": set(),
     "event_trackers": {"events", "background", "errors"},
     "known_servers": set(),
-    "transport": {"known_servers", "threads", "errors", "interruptions"},
+    "transport": {"algorithms", "known_servers", "threads", "errors", "interruptions"},
     "connect": {"transport", "params", "known_hosts", "socket_errors", *LEAVES},
     "connections": {"connect", "transport", "params", "background", "events", "errors"},
     "commands": {

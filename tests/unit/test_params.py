@@ -70,6 +70,7 @@ def test_only_strong_algorithms_are_offered_by_default_the_fast_ones_first() -> 
     for weak in ("cbc", "md5", "sha1", "ssh-rsa", "ssh-dss", "group1-", "-96"):
         assert weak not in offered
     assert found.encryption_algs[0] == "aes128-gcm@openssh.com"
+    assert found.encryption_algs[-1] == "chacha20-poly1305@openssh.com"
     assert found.compression_algs == ("none",)
 
 
