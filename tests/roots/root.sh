@@ -7,6 +7,7 @@
 #   tests/roots/root.sh test trixie [ARGUMENT...] the suite in it, with arguments for pytest
 #   tests/roots/root.sh python trixie ARGUMENT... its Python there, in the checkout
 #   tests/roots/root.sh sshd bullseye             print the path of its sshd, for SSH_SERVICE_SSHD
+#   tests/roots/root.sh tinysshd trixie           the same for its tinysshd
 #
 # SSH_SERVICE_ROOTS   the folder of the roots (~/.cache/ssh_service-roots)
 # SSH_SERVICE_MIRROR  the package source, where that of this machine's apt has not the release
@@ -149,22 +150,22 @@ python_in() {
     ' root "$root" "$checkout" "${SSH_SERVICE_AS:-root}" "$python" "$@"
 }
 
-# A program that is the root's sshd out here, with those of the root's libraries that this machine
+# A program that is a root's server out here, with those of the root's libraries that this machine
 # lacks.  What its sessions run is this machine's.
-sshd_of() {
-    local release=$1 root=$roots/$1 libraries=$roots/$1/missing library
+server_of() {
+    local name=$1 release=$2 root=$roots/$2 server=$roots/$2/usr/sbin/$1 library
+    local libraries=$root/missing-$name
     make_root "$release"
     rm -rf "$libraries"
     mkdir "$libraries"
-    for library in $(lacking "$root/usr/sbin/sshd" ""); do
+    for library in $(lacking "$server" ""); do
         compgen -G "$root/usr/lib/*/$library" >/dev/null || die "$library is not even in $root"
         ln -s "$(compgen -G "$root/usr/lib/*/$library" | head -n 1)" "$libraries/$library"
     done
-    [ -z "$(lacking "$root/usr/sbin/sshd" "$libraries")" ] || die "$root/usr/sbin/sshd lacks more"
-    printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' "$libraries" "$root/usr/sbin/sshd" \
-        >"$root/sshd"
-    chmod 755 "$root/sshd"
-    echo "$root/sshd"
+    [ -z "$(lacking "$server" "$libraries")" ] || die "$server lacks more"
+    printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' "$libraries" "$server" >"$root/$name"
+    chmod 755 "$root/$name"
+    echo "$root/$name"
 }
 
 # The shared libraries that a program does not find, given a folder more to look into.
@@ -176,6 +177,6 @@ case "${1:-} ${2:-}" in
     "make "?*) make_root "$2" ;;
     "test "?*) python_in "$2" -m pytest "${@:3}" ;;
     "python "?*) python_in "${@:2}" ;;
-    "sshd "?*) sshd_of "$2" ;;
-    *) die "make, test, python or sshd, and a release of Debian; see the head of this file" ;;
+    "sshd "?* | "tinysshd "?*) server_of "$1" "$2" ;;
+    *) die "make, test, python, sshd or tinysshd, and a release of Debian; see the head of this file" ;;
 esac

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
 import os
@@ -10,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 from pathlib import Path
 from typing import Iterator, Optional
@@ -75,11 +77,11 @@ def _can_mount() -> bool:
 class OwnFiles:
     """An /etc/passwd with one user, root, and the shell and the home that are wanted."""
 
-    def __init__(self, folder: Path, shell: str) -> None:
+    def __init__(self, folder: Path, shell: str, home: Optional[Path] = None) -> None:
         if not _can_mount():
             pytest.skip("needs root and mount namespaces, for an /etc/passwd of the server's own")
-        self.home = folder / "home"
-        self.home.mkdir(mode=0o700)
+        self.home = home or folder / "home"
+        self.home.mkdir(mode=0o700, exist_ok=home is not None)
         self._passwd, self._shells = folder / "passwd", folder / "shells"
         others = "".join(
             f"{user.pw_name}:x:{user.pw_uid}:{user.pw_gid}::{user.pw_dir}:{user.pw_shell}\n"
@@ -190,29 +192,49 @@ class Dropbear(LocalServer):
         return (self._folder / "dropbear.log").read_text(errors="replace")
 
 
-class TinySshd:
-    """A tinysshd of the test's own, which serves one connection a process, as under inetd."""
+class TinySshd(LocalServer):
+    """A tinysshd of the test's own, with a process for each connection, as under inetd."""
 
-    host = "127.0.0.1"
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, program: Optional[str] = None) -> None:
         path = f"{os.environ.get('PATH', '')}:/usr/sbin"
-        program, makekey = shutil.which("tinysshd", path=path), shutil.which(
-            "tinysshd-makekey", path=path
-        )
+        if os.geteuid() != 0:
+            pytest.skip("needs root, as tinysshd's sessions are the user's")
+        program = program or shutil.which("tinysshd", path=path)
+        makekey = shutil.which("tinysshd-makekey", path=path)
         require_part(program and makekey, "needs tinysshd (Debian: apt install tinysshd)")
-        self._command = [str(program), "-l", str(folder / "keys")]
+        # tinysshd wants no folder above the home that others may write to, as /tmp is.
+        self._home = tempfile.TemporaryDirectory(prefix="ssh-service-tinysshd-", dir="/run")
+        self._files = OwnFiles(folder, "/bin/sh", Path(self._home.name))
+        sftp_server = "sftp=/usr/lib/openssh/sftp-server"
+        command = [str(program), "-l", "-x", sftp_server, str(folder / "keys")]
+        self._command = self._files.run(*command)
         subprocess.run([str(makekey), str(folder / "keys")], check=True)
+        self.home = self._files.home
+        self.username = "root"
+        self.client_key, self.known_hosts = str(folder / "client"), str(folder / "known_hosts")
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.client_key], check=True
+        )
+        (self.home / ".ssh").mkdir(mode=0o700)
+        shutil.copy(self.client_key + ".pub", self.home / ".ssh" / "authorized_keys")
+        with socket.socket() as sock:
+            sock.bind((self.host, 0))
+            self.port = int(sock.getsockname()[1])
+        # The 32 bytes of a key, after its type and their number.
+        public = (folder / "keys" / "ed25519.pk").read_bytes()
+        key = base64.b64encode(b"\0\0\0\x0bssh-ed25519\0\0\0 " + public).decode()
+        Path(self.known_hosts).write_text(f"[{self.host}]:{self.port} ssh-ed25519 {key}\n")
         self._processes: "list[subprocess.Popen[bytes]]" = []
-        self._listener = socket.socket()
-        self._thread = threading.Thread(target=self._serve, name="tinysshd")
 
     def __enter__(self) -> "TinySshd":
-        self._listener.bind((self.host, 0))
-        self._listener.listen()
-        self.port = int(self._listener.getsockname()[1])
-        self._thread.start()
+        self.start()
         return self
+
+    def start(self) -> None:
+        """Start it; on the same port if it ran before."""
+        self._listener = socket.create_server((self.host, self.port))
+        self._thread = threading.Thread(target=self._serve, name="tinysshd")
+        self._thread.start()
 
     def _serve(self) -> None:
         while True:
@@ -230,13 +252,29 @@ class TinySshd:
                     )
                 )
 
+    def offers_strict_kex(self) -> bool:
+        """Return whether it is of 2024 or later: earlier releases do not know it."""
+        said = b""
+        with socket.create_connection((self.host, self.port), timeout=10) as sock:
+            sock.sendall(b"SSH-2.0-test\r\n")
+            while b"hmac-sha2-256" not in said:
+                said += sock.recv(4096)
+        return b"kex-strict-s-v00@openssh.com" in said
+
     def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+        self._home.cleanup()
+
+    def stop(self) -> None:
+        """End it, and all that its sessions have left running."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._thread.join(10)
         self._listener.close()
-        for process in self._processes:
+        processes, self._processes = self._processes, []
+        for process in processes:
             process.kill()
             process.wait(10)
+        self._files.end_processes()
 
 
 def litter(home: Path) -> "list[str]":

@@ -13,7 +13,6 @@ from ssh_service.errors import SshCommandTimeout, SshConnectError
 from tests.common import PATIENCE, eventually, is_running
 from tests.servers import (
     Dropbear,
-    TinySshd,
     find_shell,
     litter,
     make_appliance,
@@ -188,12 +187,3 @@ def test_time_out_with_all_sessions_taken_is_ended_over_another_connection(
             (number,) = pids(error.process.stdout)
             eventually(lambda: not is_running(number), "it ends")
         assert run(web, "echo on", cache=cache, timeout=PATIENCE, max_connections=1).stdout
-
-
-def test_tinysshd_is_refused_with_its_one_cipher(tmp_path: Path, cache: SshClientCache) -> None:
-    """It offers chacha20-poly1305 alone, which paramiko does not know; the error says so."""
-    with TinySshd(tmp_path) as server:
-        web = {"host": server.host, "port": server.port, "username": "root", "config": None}
-        with pytest.raises(SshConnectError, match="chacha20-poly1305@openssh.com") as caught:
-            run({**web, "known_hosts": None}, "true", cache=cache, timeout=PATIENCE)
-        assert caught.value.phase == "kex"
