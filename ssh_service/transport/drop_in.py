@@ -44,10 +44,7 @@ _PARAMIKO_CIPHERS = (
     *("3des-cbc", "aes128-gcm@openssh.com", "aes256-gcm@openssh.com"),
 )
 # The others need a MAC, which paramiko compares byte by byte.
-_CIPHERS = (
-    *sorted(_PARAMIKO_CIPHERS, key=lambda name: "gcm" not in name),
-    CHACHA20_POLY1305,
-)
+_CIPHERS = tuple(sorted(_PARAMIKO_CIPHERS, key=lambda name: "gcm" not in name))
 _BANNER = "Error reading SSH protocol banner"
 _paramiko_init = paramiko.Transport.__init__
 
@@ -133,10 +130,14 @@ class DropInTransport(SshTransport):
         """
         Offer AES-GCM first, and chacha20-poly1305 last.
 
-        An order of the program's own is left as it is.
+        An order of the program's own is left as it is, and a program that disables ciphers gets
+        none that it does not know.
         """
-        if self.preferences()[0] == _PARAMIKO_CIPHERS:
-            self._preferred_ciphers = tuple(n for n in _CIPHERS if n in self._cipher_info)
+        if self.preferences()[0] != _PARAMIKO_CIPHERS:
+            return
+        self._preferred_ciphers = _CIPHERS
+        if CHACHA20_POLY1305 in self._cipher_info and not self.disabled_algorithms.get("ciphers"):
+            self._preferred_ciphers += (CHACHA20_POLY1305,)
 
     def __repr__(self) -> str:
         text: str = paramiko.Transport.__repr__(self)
