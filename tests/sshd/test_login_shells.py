@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 import pytest
 
 from ssh_service import SshClientCache, operations, run, start
-from ssh_service.errors import SshCommandTimeout, SshConnectError
+from ssh_service.errors import SshCommandTimeout
 from tests.common import PATIENCE, eventually, is_running
 from tests.servers import (
     Dropbear,
