@@ -34,9 +34,10 @@ def parse(arguments: Optional[List[str]]) -> argparse.Namespace:
         prog=_command_name(),
         description="Show what ssh_service does, step by step, in a few seconds.",
         epilog="Without --host no server is needed: two run inside the process, on 127.0.0.1."
-        "  On a server of yours it runs small commands (echo, sleep, cat), copies 4 MB to a"
-        " temporary folder and back, and removes it.  Exit status: 0 every check passed, 1 one"
-        " failed, 2 wrong usage or no connection, 130 interrupted.",
+        "  On a server of yours it runs small commands (echo, sleep, cat) and a job, copies 4 MB"
+        " to a temporary folder and back, connects to its SSH port through a forward, and removes"
+        " what it made.  Exit status: 0 every check passed, 1 one failed, 2 wrong usage or no"
+        " connection, 130 interrupted.",
     )
     parser.add_argument(
         "--host",

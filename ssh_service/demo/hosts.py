@@ -115,7 +115,9 @@ class MockStage(Stage):
         Path(config).write_text("Host alpha beta\n    HostName 127.0.0.1\n", "utf-8")
         hosts = []
         for name in ("alpha", "beta"):
-            server = stack.enter_context(MockSshd("demo"))
+            # Jobs are kept in the temporary folder, not in the user's home.
+            state = {"XDG_STATE_HOME": os.path.join(folder, "state")}
+            server = stack.enter_context(MockSshd("demo", env=state))
             proxy = stack.enter_context(FaultProxy(server.host, server.port))
             proxy.delay = _LATENCY
             connect = {

@@ -65,6 +65,9 @@ def _run_steps(show: Show, stage: hosts.Stage) -> None:
                 steps.run_many(show, cache, both)
                 steps.copy_a_tree(show, cache, both[0], scratch, workspace, stage.keeps_times)
                 steps.cut_the_line(show, cache, both[0], workspace)
+                steps.forward_a_port(show, cache, both[0])
+                steps.run_a_job(show, cache, both[0])
+            cuts = cache.stats()["losses"]
         finally:
             cache.exit()  # which calls hooks, too
-        steps.show_hook_calls(show, journal, both)
+        steps.show_hook_calls(show, journal, both, cuts)

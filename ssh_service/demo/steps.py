@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import secrets
+import socket
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, List, Optional, TypeVar
 
-from ssh_service import download, run, upload
+from ssh_service import Forward, Job, download, find_job, forward_local, run, start_job, upload
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.demo import trees
 from ssh_service.demo.hosts import DemoHost
 from ssh_service.demo.journal import HookCall, Journal
 from ssh_service.demo.show import Show
-from ssh_service.errors import SshConnectionLost
+from ssh_service.errors import SshConnectionLost, SshJobNotFound
 
-__all__ = ["connect", "copy_a_tree", "cut_the_line", "run_many", "show_hook_calls"]
+__all__ = [
+    "connect",
+    "copy_a_tree",
+    "cut_the_line",
+    "forward_a_port",
+    "run_a_job",
+    "run_many",
+    "show_hook_calls",
+]
 
 COMMANDS, THREADS = 50, 8
 # Seconds that each of the commands sleeps.
@@ -226,13 +236,114 @@ def _check_loss(show: Show, error: Optional[BaseException], seconds: float) -> N
 # --- 5 --------------------------------------------------------------------------------------
 
 
-def show_hook_calls(show: Show, journal: Journal, hosts: List[DemoHost]) -> None:
+def forward_a_port(show: Show, cache: SshClientCache, host: DemoHost) -> None:
+    """Reach a port of the server through a forward, before and after a cut."""
+    with show.step(
+        f"Forward a port to {host.name}, and cut the connection",
+        "A forward outlives its connection: whoever connects next has it made anew.",
+    ):
+        words = run(
+            host.params, 'echo "$SSH_CONNECTION"', shell="/bin/sh", cache=cache, timeout=_TIMEOUT
+        ).stdout.split()
+        if len(words) != 4:
+            show.note(f"{host.name} does not say where its SSH server listens: left out.")
+            return
+        address, port = words[2:]
+        with forward_local(host.params, f"[{address}]:{port}", cache=cache) as forward:
+            show.note(
+                f"{forward.address} on this machine now leads to {forward.to}, as {host.name} sees"
+                " it: there, its SSH server listens."
+            )
+            greeting = _greeting(forward)
+            if not greeting and forward.last_error is not None:
+                show.note(
+                    f"The server allows no forwards, so this is left out: {forward.last_error}"
+                )
+                return
+            show.check(
+                greeting.startswith("SSH-"),
+                f"through it comes the greeting of that server: {greeting!r}",
+                "the greeting of an SSH server",
+            )
+            reconnects = cache.stats()["reconnects"]
+            _cut(cache, host)
+            again = _greeting(forward)
+            more = cache.stats()["reconnects"] - reconnects
+            show.check(
+                (again, more) == (greeting, 1),
+                f"after the cut, the same port gives {'it' if again == greeting else repr(again)}"
+                f" again: {more} new connection",
+                "the same greeting, over one new connection",
+            )
+
+
+def _greeting(forward: Forward) -> str:
+    """Read a line through a forward; an empty one if the server refuses the connection."""
+    try:
+        with socket.create_connection(("127.0.0.1", forward.port or 0), _TIMEOUT) as stream:
+            with stream.makefile("rb") as received:
+                return received.readline(256).decode("ascii", "replace").strip()
+    except ConnectionError:
+        return ""
+
+
+def _cut(cache: SshClientCache, host: DemoHost) -> None:
+    transport, _ = cache.get_client_connection(host.params)
+    host.cut(transport)
+    transport.join(_TIMEOUT)  # until the loss was noticed
+
+
+# --- 6 --------------------------------------------------------------------------------------
+
+
+def run_a_job(show: Show, cache: SshClientCache, host: DemoHost) -> None:
+    """Start a job, and follow it through a cut."""
+    with show.step(
+        f"Start a job on {host.name}, and cut the connection while it runs",
+        "A job belongs to the host, not to the connection or this program: it is found by its id.",
+    ):
+        job_id = f"ssh-service-demo-{secrets.token_hex(3)}"
+        script = "echo begun; sleep 0.5; echo done; exit 3"
+        try:
+            job = start_job(host.params, script, id=job_id, cache=cache, timeout=_TIMEOUT)
+            _follow(show, cache, host, job)
+        finally:
+            # By its id, as Ctrl-C may come before `start_job` returns.
+            with contextlib.suppress(SshJobNotFound):
+                job = find_job(host.params, job_id, cache=cache, timeout=_TIMEOUT)
+                job.kill()
+                job.remove()
+
+
+def _follow(show: Show, cache: SshClientCache, host: DemoHost, job: Job) -> None:
+    lines = job.lines(timeout=_TIMEOUT)
+    first = next(lines)
+    show.check(first == "begun\n", f"{job.id} runs; it wrote {first!r}", "the job's first line")
+    _cut(cache, host)
+    rest = list(lines)
+    show.check(
+        rest == ["done\n"],
+        f"the connection was cut; over a new one came the rest: {''.join(rest)!r}",
+        "the job's last line, once",
+    )
+    state = job.wait(_TIMEOUT)
+    show.check(
+        (state.name, state.exit_status) == ("ended", 3),
+        f"the host has kept what became of it: {state}",
+        "ended(3)",
+    )
+
+
+# --- 7 --------------------------------------------------------------------------------------
+
+
+def show_hook_calls(show: Show, journal: Journal, hosts: List[DemoHost], cuts: int) -> None:
     """Show the calls of the hooks, after the cache was closed."""
     with show.step(
         "Close the cache, and see the calls of the hooks",
         "A subclass of SshClient has hooks for connections made and lost.",
     ):
-        count = sum(host.logins for host in hosts) + 1
+        count = sum(host.logins for host in hosts) + cuts
         expected = [(hook, number + 1) for number in range(count) for hook in ("made", "lost")]
         events = journal.wait_for(len(expected), 10.0)
         for event in events:
@@ -248,9 +359,9 @@ def show_hook_calls(show: Show, journal: Journal, hosts: List[DemoHost]) -> None
         )
         losses = [event for event in events if event.error is not None]
         show.check(
-            len(losses) == 1,
-            "only the one that was cut has an error",
-            f"one loss with a reason, not {len(losses)}",
+            len(losses) == cuts,
+            f"only the {cuts} that were cut have an error",
+            f"{cuts} losses with a reason, not {len(losses)}",
         )
         threads = ", ".join(sorted({event.thread for event in events}))
         show.check(

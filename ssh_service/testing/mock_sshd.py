@@ -7,9 +7,9 @@ Connections and commands are served here, because the original keeps a core busy
 runs, never passes on the end of stdin, can lose a command between two threads, and leaves
 connections and threads behind.
 
-Safety: the server runs the commands that it receives on this machine, as the current user.  Each
-command is a process group of its own, which a client may signal, and which is killed when its
-connection ends.
+Safety: the server runs the commands that it receives on this machine, as the current user, and
+connects to where forwards lead.  Each command is a process group of its own, which a client may
+signal, and which is killed when its connection ends.
 """
 
 from __future__ import annotations
@@ -23,11 +23,18 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import IO, Any, Callable, Iterator, List, Optional, Set, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Set, Tuple, Union
 
 import paramiko
 
 from ssh_service.testing.local_server import LocalServer, require_posix
+from ssh_service.testing.mock_streams import (
+    carry,
+    closed_after,
+    copy_output,
+    copy_stdin,
+    hang_up,
+)
 
 try:
     import mockssh
@@ -40,10 +47,11 @@ except ModuleNotFoundError as error:
 
 __all__ = ["MockSshd"]
 
-_CHUNK = 32 * 1024
-
 _TIMEOUT = 10.0
 """Seconds to wait for a thread to end before raising an error."""
+
+_CONNECT_TIMEOUT = 5.0
+"""Seconds to connect to where a forward leads."""
 
 _REPLY_DELAY = 0.05
 """Seconds to wait until the reply to a request was sent, if no client data proves it earlier."""
@@ -62,6 +70,9 @@ class MockSshd(LocalServer):
         The login name of the only user, who logs in with `client_key`.
     directory : Union[str, Path, None]
         The folder for the server's files; None: a temporary folder.
+    env : Mapping[str, str]
+        Variables that commands get in addition to those of this process, such as ``HOME`` and
+        ``XDG_STATE_HOME``, where jobs have their folders.
 
     Attributes
     ----------
@@ -88,8 +99,11 @@ class MockSshd(LocalServer):
         self,
         username: str = "mock",
         directory: Union[str, "os.PathLike[str]", None] = None,
+        *,
+        env: Optional[Mapping[str, str]] = None,
     ) -> None:
         require_posix()
+        self._env = dict(env or {})
         self._temporary: Optional[tempfile.TemporaryDirectory[str]] = None
         if directory is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="mock-sshd-")
@@ -216,7 +230,7 @@ class MockSshd(LocalServer):
             client[0].close()
             return
         self.accepted += 1
-        connection = _Connection(self._mock, client)
+        connection = _Connection(self._mock, client, self._env)
         with self._lock:
             self._connections.append(connection)
             if not self._accepting.is_set():  # frozen while it was being accepted
@@ -253,16 +267,21 @@ class _Socket:
 class _Connection(mockssh.server.Handler):  # type: ignore[misc]
     """One connection: its transport, its commands, and the threads that serve them."""
 
-    def __init__(self, server: mockssh.Server, client: Any) -> None:
+    def __init__(self, server: mockssh.Server, client: Any, env: Mapping[str, str]) -> None:
         self.thawed = threading.Event()
         self.thawed.set()
         sock, address = client
         super().__init__(server, (_Socket(sock, self.thawed), address))
+        addresses = (*address[:2], *sock.getsockname()[:2])
+        self._env = {"SSH_CONNECTION": " ".join(map(str, addresses)), **env}
         self.transport.set_subsystem_handler("sftp", _SftpServer)
         self._lock = threading.Lock()
         self._threads: List[threading.Thread] = []  # guarded by _lock
         self._processes: Set[subprocess.Popen[bytes]] = set()  # guarded by _lock
         self._sessions: List[paramiko.Channel] = []  # guarded by _lock
+        self._targets: Set[socket.socket] = set()  # guarded by _lock
+        # Of forwards, by channel id: the channels, once paramiko has queued them.
+        self._streams: Dict[int, Optional[paramiko.Channel]] = {}  # guarded by _lock
         self._ended = False  # guarded by _lock
 
     def start(self) -> None:
@@ -274,12 +293,15 @@ class _Connection(mockssh.server.Handler):  # type: ignore[misc]
         with self._lock:
             self._ended = True
             processes, threads = list(self._processes), list(self._threads)
+            targets = list(self._targets)
         with contextlib.suppress(OSError):  # already closed
             self.transport.sock.shutdown(socket.SHUT_RDWR)
         self.thawed.set()  # after the shutdown, so that no held-back data is sent
         self.transport.close()
         for process in processes:
             _kill_group(process)
+        for target in targets:
+            hang_up(target)
         deadline = time.monotonic() + _TIMEOUT
         for thread in [self.transport, *threads]:
             if thread.ident is not None:
@@ -298,6 +320,24 @@ class _Connection(mockssh.server.Handler):  # type: ignore[misc]
         self._spawn(self._serve, channel, command)
         return True
 
+    def check_channel_direct_tcpip_request(
+        self, chanid: int, origin: Any, destination: Tuple[str, int]
+    ) -> int:
+        """Connect to where a forward leads."""
+        try:
+            target = socket.create_connection(destination, _CONNECT_TIMEOUT)
+        except OSError:
+            return paramiko.OPEN_FAILED_CONNECT_FAILED
+        target.settimeout(None)
+        with self._lock:
+            self._targets.add(target)
+            self._streams[chanid] = None
+            ended = self._ended
+        if ended:
+            hang_up(target)
+        self._spawn(self._carry, chanid, target)
+        return paramiko.OPEN_SUCCEEDED
+
     def _spawn(self, target: Callable[..., None], *args: Any) -> threading.Thread:
         name = f"{target.__name__.strip('_')}-{self.transport.name}"
         thread = threading.Thread(target=target, args=args, name=name, daemon=True)
@@ -308,8 +348,14 @@ class _Connection(mockssh.server.Handler):  # type: ignore[misc]
     def _serve(self, channel: paramiko.Channel, command: bytes) -> None:
         """Run one command until it ends."""
         pipe = subprocess.PIPE
-        with _closed_after(channel), subprocess.Popen(
-            command, shell=True, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
+        with closed_after(channel), subprocess.Popen(
+            command,
+            shell=True,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            env={**os.environ, **self._env},
+            start_new_session=True,
         ) as process:
             with self._lock:
                 self._processes.add(process)
@@ -318,10 +364,10 @@ class _Connection(mockssh.server.Handler):  # type: ignore[misc]
                 _kill_group(process)
             assert process.stdin and process.stdout and process.stderr
             replied = threading.Event()
-            self._spawn(_copy_stdin, channel, process.stdin, replied)
+            self._spawn(copy_stdin, channel, process.stdin, replied)
             replied.wait(_REPLY_DELAY)
-            stderr = self._spawn(_copy_output, process.stderr, channel.sendall_stderr)
-            _copy_output(process.stdout, channel.sendall)
+            stderr = self._spawn(copy_output, process.stderr, channel.sendall_stderr)
+            copy_output(process.stdout, channel.sendall)
             stderr.join()
             status = process.wait()
             with self._lock:
@@ -329,17 +375,38 @@ class _Connection(mockssh.server.Handler):  # type: ignore[misc]
             with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
                 channel.shutdown_write()
                 channel.send_exit_status(status if status >= 0 else 128 - status)
-        self._keep_sessions()
+        while self._keep_channel(0):
+            pass
 
-    def _keep_sessions(self) -> None:
-        """Accept the channels that paramiko has queued, and drop closed ones."""
+    def _carry(self, chanid: int, target: socket.socket) -> None:
+        """Carry the bytes of one stream of a forward, until both ends have ended."""
+        with target:
+            channel = self._stream(chanid)
+            if channel is not None:
+                carry(channel, target, self._spawn)
         with self._lock:
-            while True:
-                channel = self.transport.accept(timeout=0)
-                if channel is None:
-                    break
-                self._sessions.append(channel)
+            self._targets.discard(target)
+
+    def _stream(self, chanid: int) -> Optional[paramiko.Channel]:
+        """Wait for a forward's channel, which paramiko queues once it has confirmed it."""
+        while True:
+            with self._lock:
+                channel = self._streams[chanid]
+                if channel is not None or not self.transport.is_active():
+                    return self._streams.pop(chanid)
+            self._keep_channel(_POLL_INTERVAL)
+
+    def _keep_channel(self, timeout: float) -> bool:
+        """Accept a channel that paramiko has queued, if there is one, and drop closed sessions."""
+        channel = self.transport.accept(timeout)
+        with self._lock:
+            if channel is not None:
+                if channel.get_id() in self._streams:
+                    self._streams[channel.get_id()] = channel
+                else:
+                    self._sessions.append(channel)
             self._sessions = [session for session in self._sessions if not session.closed]
+        return channel is not None
 
 
 class _SftpServer(mockssh.sftp.SFTPServer):  # type: ignore[misc]
@@ -350,40 +417,6 @@ class _SftpServer(mockssh.sftp.SFTPServer):  # type: ignore[misc]
         self.name = f"sftp-{server.transport.name}"
         self.daemon = True
         server.add_thread(self)
-
-
-@contextlib.contextmanager
-def _closed_after(channel: paramiko.Channel) -> Iterator[None]:
-    """Close a channel at the end, regardless of the state of its connection."""
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
-            channel.close()
-
-
-def _copy_stdin(channel: paramiko.Channel, stdin: IO[bytes], replied: threading.Event) -> None:
-    """Write the client's data to a command's stdin, then close it."""
-    with contextlib.suppress(OSError, ValueError):  # the command has ended
-        with stdin:
-            while True:
-                data = channel.recv(_CHUNK)
-                # The thread that sends the reply has received this data, so the reply was sent.
-                replied.set()
-                if not data:
-                    break
-                stdin.write(data)
-                stdin.flush()
-
-
-def _copy_output(stream: IO[bytes], send: Callable[[bytes], None]) -> None:
-    """Send a command's output; close the pipe if the channel is closed."""
-    with contextlib.suppress(OSError, EOFError, paramiko.SSHException), stream:
-        while True:
-            data = os.read(stream.fileno(), _CHUNK)
-            if not data:
-                break
-            send(data)
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -69,8 +69,8 @@ def test_demo_without_server_passes_and_prints_plain_text(tmp_path: Path) -> Non
     done = shown(TMPDIR=str(tmp_path), HOME=str(tmp_path), COLUMNS="40")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
-    assert re.findall(r"^(\d)\. ", done.stdout, re.M) == ["1", "2", "3", "4", "5"]
-    assert re.findall(r"Step (\d) took \d+\.\d\d s\.", done.stdout) == ["1", "2", "3", "4", "5"]
+    assert re.findall(r"^(\d)\. ", done.stdout, re.M) == list("1234567")
+    assert re.findall(r"Step (\d) took \d+\.\d\d s\.", done.stdout) == list("1234567")
     assert "2 logins, 2 connections" in done.stdout
     assert "   ✓ 50 of 50 outputs and exit statuses are right\n" in done.stdout
     assert "\x1b" not in done.stdout and "\r" not in done.stdout
@@ -78,6 +78,10 @@ def test_demo_without_server_passes_and_prints_plain_text(tmp_path: Path) -> Non
     assert "✓ SshConnectionLost was raised" in done.stdout
     assert "the output so far, 'half done\\n', and exit status None" in done.stdout
     assert "the lost one had begun once" in done.stdout
+    assert "after the cut, the same port gives it again: 1 new connection" in done.stdout
+    assert "the connection was cut; over a new one came the rest: 'done\\n'" in done.stdout
+    assert "the host has kept what became of it: ended(3)" in done.stdout
+    assert "only the 3 that were cut have an error" in done.stdout
     assert "on a separate thread, ssh-service-callbacks" in done.stdout
     assert "Every check passed." in done.stdout
     assert list(tmp_path.iterdir()) == []  # no temporary folder, nothing in the home
@@ -176,13 +180,13 @@ def test_hooks_that_were_not_called_fail_the_demonstration() -> None:
     journal = Journal()
     setattr(journal, "wait_for", lambda count, timeout: [])
     with hosts.MockStage() as both, pytest.raises(CheckFailed, match="'made', 3"):
-        steps.show_hook_calls(Show(), journal, both)
+        steps.show_hook_calls(Show(), journal, both, 1)
 
 
 # --- giving up ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", ["1. Connect", "4. Cut"])
+@pytest.mark.parametrize("words", ["1. Connect", "4. Cut", "6. Start"])
 def test_ctrl_c_is_clean(words: str, tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(

@@ -14,7 +14,7 @@ import paramiko
 import pytest
 
 import ssh_service
-from ssh_service import SshClientCache, SshHostService
+from ssh_service import SshClientCache, SshHostService, forward_local
 from ssh_service.testing.fault_proxy import FaultProxy
 from ssh_service.testing.mock_sshd import MockSshd
 from tests.common import eventually, is_running
@@ -243,3 +243,53 @@ def test_a_proxy_of_a_host_and_port_knows_no_user(
         fault_proxy(mock_sshd.host)
     with pytest.raises(TypeError, match="port: expected none with a server, got 22"):
         fault_proxy(mock_sshd, 22)
+
+
+# --- forwards and variables ---------------------------------------------------------------------
+
+
+def test_forward_carries_bytes_and_ends_in_both_directions(
+    mock_sshd: MockSshd, ssh_cache: SshClientCache
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with forward_local(mock_sshd.connect_params, port, cache=ssh_cache) as forward:
+            with socket.create_connection(("127.0.0.1", forward.port or 0), 10) as client:
+                client.sendall(b"question" * 10_000)
+                client.shutdown(socket.SHUT_WR)
+                with listener.accept()[0] as target, target.makefile("rb") as received:
+                    assert received.read() == b"question" * 10_000
+                    target.sendall(b"answer")
+                with client.makefile("rb") as received:
+                    assert received.read() == b"answer"
+
+
+def test_forward_to_a_closed_port_is_refused(mock_sshd: MockSshd) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with connect(mock_sshd) as client, pytest.raises(paramiko.ChannelException) as refused:
+        client.get_transport().open_channel("direct-tcpip", ("127.0.0.1", port), ("::1", 1))
+    assert refused.value.code == paramiko.OPEN_FAILED_CONNECT_FAILED
+
+
+def test_silent_stream_ends_with_its_channel_or_connection(mock_sshd: MockSshd) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, connect(mock_sshd) as client:
+        for end in ("channel", "connection"):
+            channel = client.get_transport().open_channel(
+                "direct-tcpip", listener.getsockname(), ("127.0.0.1", 1)
+            )
+            with listener.accept()[0] as target:
+                target.settimeout(10)
+                if end == "channel":
+                    channel.close()
+                else:
+                    mock_sshd.cut()
+                assert target.recv(1) == b""
+
+
+def test_commands_get_the_variables_of_the_server(tmp_path: Path) -> None:
+    with MockSshd(env={"XDG_STATE_HOME": str(tmp_path)}) as server, connect(server) as client:
+        _, stdout, _ = run(client, 'echo "$XDG_STATE_HOME"; echo "$SSH_CONNECTION"')
+    state, connection = stdout.decode().splitlines()
+    assert state == str(tmp_path)
+    assert connection.split()[2:] == [server.host, str(server.port)]

@@ -49,9 +49,11 @@ def test_every_step_holds_on_a_real_server(
     assert f"The server is {address(sshd)}." in told.out
     assert "names, contents, modes, times compared: 0 differ" in told.out
     assert "the lost one had begun once" in told.out
+    assert "the same port gives it again" in told.out
+    assert "the host has kept what became of it: ended(3)" in told.out
     assert "Every check passed" in told.out
     assert not os.listdir(temporary)
-    assert sshd.logins() == 1 + 2 + 1  # one to try, two at once, one after the cut
+    assert sshd.logins() == 1 + 2 + 3  # one to try, two at once, one after each cut
 
 
 def test_an_alias_of_ssh_config_is_all_it_takes(
