@@ -240,7 +240,7 @@ def forward_a_port(show: Show, cache: SshClientCache, host: DemoHost) -> None:
     """Reach a port of the server through a forward, before and after a cut."""
     with show.step(
         f"Forward a port to {host.name}, and cut the connection",
-        "A forward outlives its connection: whoever connects next has it made anew.",
+        "A forward outlives its connection: the next client has it made again.",
     ):
         words = run(
             host.params, 'echo "$SSH_CONNECTION"', shell="/bin/sh", cache=cache, timeout=_TIMEOUT
