@@ -327,7 +327,7 @@ class _Connection(mockssh.server.Handler):  # type: ignore[misc]
         try:
             target = socket.create_connection(destination, _CONNECT_TIMEOUT)
         except OSError:
-            return paramiko.OPEN_FAILED_CONNECT_FAILED
+            return int(paramiko.OPEN_FAILED_CONNECT_FAILED)
         target.settimeout(None)
         with self._lock:
             self._targets.add(target)
@@ -336,7 +336,7 @@ class _Connection(mockssh.server.Handler):  # type: ignore[misc]
         if ended:
             hang_up(target)
         self._spawn(self._carry, chanid, target)
-        return paramiko.OPEN_SUCCEEDED
+        return int(paramiko.OPEN_SUCCEEDED)
 
     def _spawn(self, target: Callable[..., None], *args: Any) -> threading.Thread:
         name = f"{target.__name__.strip('_')}-{self.transport.name}"
