@@ -5,15 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections import deque
 from pathlib import PurePath
 from types import MappingProxyType
 from typing import (
     TYPE_CHECKING,
     Any,
     Callable,
-    Deque,
     Dict,
+    List,
     Mapping,
     Optional,
     Tuple,
@@ -124,7 +123,7 @@ class Host(Resolvable):
     _cache: Optional[SshClientCache]
     _settings: Dict[str, Any]
     _target: Optional[ConnectParams]
-    _held: Deque[Any]
+    _held: List[Any]
 
     def __init__(
         self,
@@ -139,7 +138,7 @@ class Host(Resolvable):
             cache = destination._cache
         settings = {**settings_of(destination), **settings}
         params.check_names(settings, params.SETTINGS)
-        self._set(_cache=cache, _settings=settings, _target=None, _held=deque())
+        self._set(_cache=cache, _settings=settings, _target=None, _held=[])
 
     def _set(self, **fields: Any) -> None:
         for name, value in fields.items():

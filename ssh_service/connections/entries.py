@@ -125,6 +125,25 @@ class Slot:
         The transport and its client; settled when the dial has ended.
     """
 
+    __slots__ = (
+        "target",
+        "connection_no",
+        "entry",
+        "connection",
+        "hook_done",
+        "transport",
+        "dialling",
+        "failed",
+        "leases",
+        "waiters",
+        "made_at",
+        "idle_since",
+        "idle_timeout",
+        "max_lifetime",
+        "next_expiry_check",
+        "__weakref__",
+    )
+
     def __init__(self, target: Target, connection_no: int, entry: CacheEntry) -> None:
         self.target = target
         self.connection_no = connection_no

@@ -29,6 +29,8 @@ class Promise(Generic[T]):
     Guarantees.  A promise is settled only once.  `settle` never waits.
     """
 
+    __slots__ = ("_settled", "_outcome", "_callbacks")
+
     def __init__(self) -> None:
         self._settled = LockFreeEvent()
         self._outcome: Dict[str, Tuple[Optional[T], Optional[BaseException]]] = {}

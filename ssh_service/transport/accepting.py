@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import queue
-import threading
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 from paramiko.common import (
     OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED,
@@ -53,7 +52,7 @@ class ChannelAcceptingTransport(ChannelOpeningTransport):
 
     def __init__(self, wire: Wire, connection_id: str) -> None:
         self._forwards = PortForwards()
-        self._handlers = threading.BoundedSemaphore(_MAX_HANDLERS)
+        self._in_handlers: List[SshChannel] = []  # single operations on it are atomic
         # Channels for `accept`; None marks the end, and every reader puts it back.
         self._accepted: "queue.SimpleQueue[Optional[SshChannel]]" = queue.SimpleQueue()
         super().__init__(wire, connection_id)
@@ -61,7 +60,7 @@ class ChannelAcceptingTransport(ChannelOpeningTransport):
     def _after_fork_in_child(self) -> None:
         super()._after_fork_in_child()
         self._forwards, self._accepted = PortForwards(), queue.SimpleQueue()
-        self._handlers = threading.BoundedSemaphore(_MAX_HANDLERS)
+        self._in_handlers = []
         self._accepted.put(None)
 
     def _release_waiters(self, reason: SshConnectionLost) -> None:
@@ -277,7 +276,7 @@ class ChannelAcceptingTransport(ChannelOpeningTransport):
                 self._refuse(number, OPEN_FAILED_RESOURCE_SHORTAGE)
                 return
             self._queue(self._confirm(number, window, packet, origin))
-        elif not self._handlers.acquire(blocking=False):
+        elif len(self._in_handlers) >= _MAX_HANDLERS:
             self._refuse(number, OPEN_FAILED_RESOURCE_SHORTAGE)
         else:
             self._start_handler(self._confirm(number, window, packet, origin), handler, arguments)
@@ -355,13 +354,14 @@ class ChannelAcceptingTransport(ChannelOpeningTransport):
                 self.logger.exception("%s: a channel handler failed", self.connection_id)
                 chan.close()
             finally:
-                self._handlers.release()
+                self._in_handlers.remove(chan)
 
         name = f"ssh-service-forward-{self.connection_id}"
+        self._in_handlers.append(chan)
         try:
             threads.start_thread(run, name)
         except NoMoreThreads as error:
-            self._handlers.release()
+            self._in_handlers.remove(chan)
             self.logger.error(
                 "%s: cannot start a thread for a channel handler: %s", self.connection_id, error
             )

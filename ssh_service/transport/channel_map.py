@@ -26,6 +26,8 @@ class ChannelMap:
     it while its own thread holds it (docs/paramiko_repairs.md#torn-calls and #finalizer-deadlock).
     """
 
+    __slots__ = ("_references",)
+
     def __init__(self) -> None:
         self._references: Dict[int, "weakref.ref[Any]"] = {}
 

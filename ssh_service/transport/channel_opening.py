@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import os
 import struct
-import threading
 import time
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple, Union
 
@@ -49,6 +48,16 @@ _CONFIRMATION = struct.Struct(">IIII")
 
 # Host and port, or the path of a UNIX domain socket.
 ChannelAddress = Union[Tuple[str, int], str, bytes, "os.PathLike[str]"]
+
+
+class _NobodyAccepts:
+    """Stands in for the condition that paramiko notifies at the end of a connection."""
+
+    def notify(self) -> None:
+        """Do nothing: our `accept` waits for something else."""
+
+
+_NOBODY_ACCEPTS = _NobodyAccepts()
 
 
 class ChannelOpeningTransport(GlobalRequestTransport):
@@ -98,7 +107,7 @@ class ChannelOpeningTransport(GlobalRequestTransport):
         )  # guarded by lock (paramiko's, for its channels)
         super().__init__(wire, connection_id)
         self.lock = Lock()
-        self.server_accept_cv = threading.Condition(self.lock)  # paramiko notifies it at the end
+        self.server_accept_cv = _NOBODY_ACCEPTS
         self.channel_timeout = _CHANNEL_TIMEOUT
         self._channels, self.channels_seen = ChannelMap(), SeenChannels()
         self.packetizer.on_channel_message = self._handle_message

@@ -30,6 +30,8 @@ class EndState:
     be read without the lock.
     """
 
+    __slots__ = ("_lock", "reason", "loss", "_is_complete", "_callbacks")
+
     def __init__(self) -> None:
         self._lock = Lock()
         self.reason: Optional[SshConnectionLost] = None  # guarded by _lock

@@ -60,6 +60,8 @@ class PendingReplies:
     Thread safety.  Every method may be called from any thread; `ask` in the order of sending.
     """
 
+    __slots__ = ("_open",)
+
     def __init__(self) -> None:
         self._open: List[Optional[PendingReply]] = []
 

@@ -36,6 +36,16 @@ class KeepaliveMonitor:
     Thread safety.  `check` is for the reader thread only, `set_interval` for any thread.
     """
 
+    __slots__ = (
+        "limit",
+        "_count",
+        "_max_probes",
+        "_last_received",
+        "_probes_sent",
+        "_probe_due",
+        "_checked_after_deadline",
+    )
+
     def __init__(self, interval: float, count: int) -> None:
         self._count = count
         # Probes before giving up; with a count of 1 there is one half-way, to leave time for a

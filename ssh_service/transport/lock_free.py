@@ -40,6 +40,8 @@ class LockFreeEvent:
     Thread safety.  Every method may be called from any thread.
     """
 
+    __slots__ = ("_is_set", "_waiters")
+
     def __init__(self) -> None:
         self._is_set = False
         # Each waiting thread has its own lock.  A list's operations are atomic, and an empty list
@@ -90,6 +92,8 @@ class LockFreeCondition:
     -----
     Thread safety.  Every method may be called from any thread.
     """
+
+    __slots__ = ("_waiters",)
 
     def __init__(self) -> None:
         self._waiters: List[threading.Lock] = []

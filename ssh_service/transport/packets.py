@@ -125,7 +125,7 @@ class SshPacketizer(AeadPacketizer):
         """
         begin = self._position
         end = begin + n
-        if begin < end <= len(self._chunk):  # the common case: no system call, no join
+        if begin <= end <= len(self._chunk):  # the common case: no system call, no join
             self._position = end
             return self._chunk[begin:end]
         return self._read_pieces(n, check_rekey)
@@ -136,6 +136,7 @@ class SshPacketizer(AeadPacketizer):
                 f"the server announced a packet of {n} bytes (limit: {PACKET_MAX_SIZE})"
             )
         parts = [self._chunk[self._position :]]
+        self._chunk, self._position = b"", 0  # an idle connection keeps nothing
         missing = n - len(parts[0])
         while missing > 0:
             chunk = self._receive(check_rekey and missing == n)

@@ -148,6 +148,8 @@ class PortForwards:
     Thread safety.  Every method may be called from any thread.
     """
 
+    __slots__ = ("_lock", "_all")
+
     def __init__(self) -> None:
         self._lock = Lock()
         self._all: List[PortForward] = []  # guarded by _lock

@@ -73,7 +73,7 @@ class SendingTransport(LifecycleTransport):
         """Send a small message without blocking, even in a key exchange or with a full network."""
         queue = self._send_queue
         queue.append((m, send_state))
-        if not queue.batches.__dict__.get("open"):
+        if not queue.batches.get(threading.get_ident()):
             self._flush_or_submit()
 
     def send_all_nowait(
@@ -82,7 +82,7 @@ class SendingTransport(LifecycleTransport):
         """Send some messages of one channel as `send_nowait` does, in one piece."""
         queue = self._send_queue
         queue.extend([(m, send_state) for m in messages])
-        if not queue.batches.__dict__.get("open"):
+        if not queue.batches.get(threading.get_ident()):
             self._flush_or_submit()
 
     @property
@@ -160,7 +160,7 @@ class SendingTransport(LifecycleTransport):
             can_send = self._can_send()
             while can_send and self.packetizer.corked < _MAX_BATCH_BYTES:
                 try:
-                    entry = self._send_queue.popleft()
+                    entry = self._send_queue.pop(0)
                 except IndexError:
                     break
                 if entry[1] is not None and not entry[1].may_have_sent:
@@ -207,7 +207,7 @@ class SendingTransport(LifecycleTransport):
     def _drain_locked(self) -> None:
         while self._send_queue and self._can_send():
             try:
-                entry = self._send_queue.popleft()
+                entry = self._send_queue.pop(0)
             except IndexError:
                 return
             self._transmit_locked(*entry)

@@ -23,6 +23,7 @@ from ssh_service.errors import (
     SshConnectionLost,
     SshConnectTimeout,
 )
+from ssh_service.transport.lock_free import LockFreeEvent
 from tests.common import eventually, refuse_threads
 from tests.unit.engine_fakes import (
     PATIENCE,
@@ -469,8 +470,14 @@ def test_endless_hook_delays_only_first_callers_and_briefly(
     try:
         connections.get_client_connection(connect_params())
         waits: List[Optional[float]] = []
+
+        class Noting(LockFreeEvent):
+            def wait(self, timeout: Optional[float] = None) -> bool:
+                waits.append(timeout)
+                return False
+
         slot = connections.request(target())
-        monkeypatch.setattr(slot.slot.hook_done, "wait", lambda timeout: waits.append(timeout))
+        slot.slot.hook_done = Noting()
         for _ in range(5):
             connections.get_client_connection(connect_params())
         connections.release(slot)

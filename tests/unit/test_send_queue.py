@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any, List
 
@@ -33,7 +34,7 @@ class Recorder:
 
 
 def is_in_batch(queue: SendQueue) -> bool:
-    return bool(queue.batches.__dict__.get("open"))
+    return bool(queue.batches.get(threading.get_ident()))
 
 
 def test_batch_flushes_once_at_its_end() -> None:
@@ -90,3 +91,14 @@ def test_interrupted_batch_is_ended_by_its_finalizer(monkeypatch: pytest.MonkeyP
     batch.__enter__()
     del batch
     assert not is_in_batch(queue) and submitted == [sender]
+
+
+def test_ended_batches_leave_nothing_behind() -> None:
+    queue, sender = SendQueue(), Recorder()
+
+    def batch(_: int) -> None:
+        with Batch(sender, queue, defer=False):
+            pass
+
+    in_threads(4, batch)
+    assert not queue.batches
