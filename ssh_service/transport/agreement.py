@@ -11,6 +11,7 @@ from paramiko.ssh_exception import IncompatiblePeer, SSHException
 
 from ssh_service.algorithms import CHACHA20_POLY1305
 from ssh_service.errors import reason_of
+from ssh_service.transport.packets import Fields
 from ssh_service.transport.text import printable
 
 # The lists in a server's KEXINIT, by paramiko's name for them in "no acceptable ...".
@@ -49,17 +50,21 @@ def check_kex_init(m: Message) -> None:
     SSHException
         It ends early, or a name is not of printable US-ASCII characters.
     """
-    rest = m.get_remainder()[_COOKIE_SIZE:]
+    fields = Fields(m.asbytes(), _COOKIE_SIZE)
     for _ in range(_LISTS):
-        end = 4 + int.from_bytes(rest[:4], "big")
-        names, complete = rest[4:end], len(rest) >= end
-        if not complete or not _NAMES.match(names):
-            what = f"the names {_text(names)}" if complete else "it ends early"
-            raise SSHException(
-                f"the server sent a malformed KEXINIT ({what}), so that no algorithms can be"
-                " agreed on; it, or something between, does not speak SSH 2 correctly"
-            )
-        rest = rest[end:]
+        try:
+            names = fields.string()
+        except SSHException:
+            raise _malformed_error("it ends early") from None
+        if not _NAMES.match(names):
+            raise _malformed_error(f"the names {_text(names)}")
+
+
+def _malformed_error(what: str) -> SSHException:
+    return SSHException(
+        f"the server sent a malformed KEXINIT ({what}), so that no algorithms can be"
+        " agreed on; it, or something between, does not speak SSH 2 correctly"
+    )
 
 
 def check_ciphers(ciphers: Sequence[str], is_strict: bool) -> None:
