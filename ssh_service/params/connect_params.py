@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Callable, ClassVar, NamedTuple, Optional, Tuple, Union
 
 import paramiko
@@ -164,6 +164,9 @@ class ConnectParams:
     keepalive_interval: Optional[float]
     keepalive_count_max: int
 
+    # Each connection has its own, and a dict for so many attributes takes 1.5 KiB.
+    __slots__ = (*__annotations__, "_key")
+
     dialer: ClassVar[None] = None  # only the cache has a dialer
 
     @property
@@ -191,10 +194,15 @@ class ConnectParams:
         # Not `functools.cached_property`: before Python 3.12 it has one lock per property, shared
         # by all instances, so a slow file system would delay every host, and a forked child could
         # block forever.
-        found: Optional[ConnectKey] = self.__dict__.get("_key")
+        found: Optional[ConnectKey] = getattr(self, "_key", None)
         if found is None:  # at worst, two threads compute the same result
-            found = self.__dict__.setdefault("_key", self._make_key())
+            found = self._make_key()
+            object.__setattr__(self, "_key", found)
         return found
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        # Python before 3.11 cannot copy or pickle an immutable object with slots.
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
     def _make_key(self) -> ConnectKey:
         tunnel = self.tunnel.key if isinstance(self.tunnel, ConnectParams) else self.tunnel

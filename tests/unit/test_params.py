@@ -678,6 +678,11 @@ def test_no_secret_shows_in_reprs_keys_copies_or_pickles(home: Path) -> None:
         pickle.dumps(found)
 
 
+def test_parameters_without_secrets_can_be_copied_and_pickled() -> None:
+    found = resolve()
+    assert pickle.loads(pickle.dumps(found)) == found == copy.copy(found)
+
+
 @pytest.mark.parametrize("name", ["password", "passphrase", "client_keys"])
 def test_a_wrong_secret_is_an_error_that_does_not_show_it(name: str) -> None:
     with pytest.raises(SshConfigError, match=name) as caught:
