@@ -19,7 +19,7 @@ def rejection_reason(target: ConnectParams, key: paramiko.PKey) -> Optional[str]
     accepted = target.pubkey_algs
     if accepted is not None and _signatures(key).isdisjoint(accepted):
         return "its type is not among PubkeyAcceptedAlgorithms"
-    bits = rsa_bits(key.asbytes())
+    bits = rsa_bits(key.asbytes()) if _name(key).startswith("ssh-rsa") else None
     if bits is not None and bits < target.required_rsa_size:
         return f"it has {bits} bits, fewer than the {target.required_rsa_size} required"
     return None

@@ -270,7 +270,7 @@ class Credentials:
             if facts.token_type:
                 raise token_required_error(path, facts.token_type)
         check_mode(path, mode)
-        key = load_key(content, path, self._get_passphrase)
+        key = load_key(content, path, self._get_passphrase, facts)
         yield from self._certified(Identity(path, key), certificate, path + "-cert.pub")
 
     # --- certificates

@@ -46,6 +46,7 @@ _log = logging.getLogger(__name__)
 _MAX_SIZE = 1 << 20
 _OPENSSH_MAGIC = b"openssh-key-v1\0"
 _PUBLIC = ("ssh-", "ecdsa-", "sk-")
+_ED25519 = b"\0\0\0\x0bssh-ed25519"  # the beginning of such a public key
 
 # Digests of files whose RSA keys were found valid.  Checking one takes 40 to 300 ms, so it is done
 # once, not for each connection.  A set's `add` and `in` are atomic.
@@ -194,12 +195,16 @@ def _unsupported(label: str, what: str) -> SshConfigError:
 
 
 def load_key(
-    content: Secret, label: str, passphrase: Callable[[], Optional[Secret]]
+    content: Secret,
+    label: str,
+    passphrase: Callable[[], Optional[Secret]],
+    facts: Optional[KeyFacts] = None,
 ) -> paramiko.PKey:
     """
     Load an RSA, ECDSA or Ed25519 private key in OpenSSH's format, PEM or PKCS #8.
 
-    `passphrase` is called only if the key is encrypted.
+    `passphrase` is called only if the key is encrypted.  `facts` are those of `inspect_key`, if
+    they are known already.
 
     Raises
     ------
@@ -207,7 +212,7 @@ def load_key(
         The passphrase is missing or wrong, the type of the key is unsupported, or `content` is
         not a private key; the message names the reason.
     """
-    facts = inspect_key(content, label)
+    facts = facts or inspect_key(content, label)
     if facts.is_public:
         raise SshConfigError(f"key file {label!r} is a public key, expected a private key")
     if facts.token_type:
@@ -215,7 +220,8 @@ def load_key(
     secret = passphrase() if facts.is_encrypted else None
     if facts.is_encrypted and not secret:
         raise SshConfigError(f"key file {label!r} is encrypted and no passphrase was given")
-    loaded = _decode(content.reveal_bytes(), secret)
+    loaded = None if facts.is_encrypted else _decode_ed25519(content.reveal_bytes(), facts)
+    loaded = loaded or _decode(content.reveal_bytes(), secret)
     if isinstance(loaded, paramiko.PKey):
         return loaded
     # Not raised in `_decode`, whose frame holds the passphrase.
@@ -226,6 +232,16 @@ def load_key(
             f"key file {label!r} cannot be decrypted: wrong passphrase, or it is damaged"
         )
     raise SshConfigError(f"key file {label!r} is damaged")
+
+
+def _decode_ed25519(data: bytes, facts: KeyFacts) -> Optional[paramiko.PKey]:
+    """Return an Ed25519 key that is not encrypted; None for others, and where `_decode` is due."""
+    if facts.public_blob is None or not facts.public_blob.startswith(_ED25519):
+        return None
+    try:  # paramiko reads this format itself, in a third of the time
+        return paramiko.Ed25519Key.from_private_key(io.StringIO(data.decode("ascii")))
+    except Exception:  # noqa: B902  (`_decode` knows what is wrong, or accepts it)
+        return None
 
 
 def _decode(data: bytes, secret: Optional[Secret]) -> Union[paramiko.PKey, type]:
