@@ -18,6 +18,7 @@ from paramiko.common import (
     MSG_REQUEST_FAILURE,
     MSG_REQUEST_SUCCESS,
 )
+from paramiko.kex_curve25519 import KexCurve25519
 from paramiko.message import Message
 from paramiko.packet import Packetizer
 
@@ -59,6 +60,7 @@ _NEEDED = {
         "stop_thread",
     ),
     AuthHandler: ("_parse_service_accept", "_request_auth"),
+    KexCurve25519: ("start_kex",),
     paramiko.SSHClient: ("_auth", "_families_and_addresses", "_key_from_filepath"),
     Channel: (
         "_check_add_window",
@@ -214,6 +216,8 @@ def check_paramiko() -> None:
     ImportError
         The installed paramiko differs; the message says where.
     """
+    if vars(KexCurve25519(None)) != {"transport": None, "key": None}:
+        raise _changed_error("KexCurve25519 has other attributes")
     if not hasattr(paramiko.transport, "_active_threads"):
         raise _changed_error("transport._active_threads is gone")
     for owner, names in _NEEDED.items():

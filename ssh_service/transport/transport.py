@@ -18,6 +18,7 @@ import time
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import paramiko
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from paramiko.message import Message
 from paramiko.ssh_exception import IncompatiblePeer, SSHException
 
@@ -34,6 +35,7 @@ from ssh_service.transport.agreement import (
 from ssh_service.transport.authenticating import AuthenticatingTransport
 from ssh_service.transport.chacha20 import ChaCha20Poly1305
 from ssh_service.transport.keepalive import KeepaliveMonitor
+from ssh_service.transport.key_exchange import CURVE25519, Curve25519
 from ssh_service.transport.lock_free import LockFreeEvent
 from ssh_service.transport.packets import Inflater
 from ssh_service.transport.paramiko_check import check_paramiko
@@ -89,7 +91,7 @@ class SshTransport(AuthenticatingTransport):
     # See docs/paramiko_repairs.md#curve25519-has-one-name
     _kex_info = {
         **paramiko.Transport._kex_info,
-        "curve25519-sha256": paramiko.Transport._kex_info["curve25519-sha256@libssh.org"],
+        **dict.fromkeys(CURVE25519, Curve25519),
     }
 
     # See docs/paramiko_repairs.md#chacha20-poly1305
@@ -124,6 +126,7 @@ class SshTransport(AuthenticatingTransport):
     ) -> None:
         check_paramiko()
         self._keepalive_monitor = KeepaliveMonitor(keepalive_interval or 0.0, keepalive_count_max)
+        self._ready_key: Optional[X25519PrivateKey] = None  # for the first key exchange
         self._rekey_started_at: Optional[float] = None  # reader thread only
         # Events of threads that wait for the next key exchange, and for the current one.
         self._rekey_waiters: List[LockFreeEvent] = []
@@ -185,6 +188,8 @@ class SshTransport(AuthenticatingTransport):
             The peer is not an SSH 2 server, or there is no common algorithm.
         """
         self.packetizer.deadline = deadline
+        if not CURVE25519.isdisjoint(self.preferred_kex):
+            self._ready_key = X25519PrivateKey.generate()  # on this thread: see `key_exchange`
         done = LockFreeEvent()
         began = time.monotonic()
         self.start_client(event=done)
@@ -211,6 +216,11 @@ class SshTransport(AuthenticatingTransport):
         error.permanent = isinstance(cause, IncompatiblePeer)
         error.throttled = self.was_throttled
         raise error from cause
+
+    def take_key(self) -> Optional[X25519PrivateKey]:
+        """Return the key for the first key exchange, and None for later ones; reader thread."""
+        key, self._ready_key = self._ready_key, None
+        return key
 
     @property
     def was_throttled(self) -> bool:
@@ -309,6 +319,8 @@ class SshTransport(AuthenticatingTransport):
 
     def _parse_newkeys(self, m: Message) -> None:
         super()._parse_newkeys(m)
+        self._latest_kex_init = None  # a kilobyte that only paramiko's own tests look at
+        self._ready_key = None  # of another type than the server's
         self._rekey_started_at = None
         waiting, self._current_rekey_waiters = self._current_rekey_waiters, []
         for latch in waiting:
