@@ -262,6 +262,17 @@ class SshTransport(AuthenticatingTransport):
             offer = server_offer(str(error), self._really_parse_kex_init(m))
             raise IncompatiblePeer(f"{error}; their offer: {offer}") from None
 
+    def _parse_debug(self, m: Message) -> None:
+        # sshd sends two such messages for each login, which paramiko formats byte by byte.
+        if self.logger.isEnabledFor(logging.DEBUG):
+            super()._parse_debug(m)
+
+    def _filter_algorithm(self, type_: str) -> Any:
+        # paramiko asks for these lists eighteen times in each key exchange.
+        if not self.disabled_algorithms:
+            return getattr(self, f"_preferred_{type_}")
+        return super()._filter_algorithm(type_)
+
     def _auth_trigger(self) -> None:
         super()._auth_trigger()
         # paramiko keeps them: see docs/paramiko_repairs.md#kept-credentials

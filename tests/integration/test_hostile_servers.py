@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import logging
 import socket
 import struct
 import threading
@@ -1190,3 +1191,17 @@ def test_a_refused_slot_and_a_closed_one_leave_nothing_behind() -> None:
         eventually(lambda: not transport._send_queue, "all that was to be sent is sent")
         gc.collect()
         eventually(lambda: len(transport._channels) == 0, "no channel is left")
+
+
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO])
+def test_debug_messages_of_a_server_are_in_the_log_if_one_is_kept(
+    level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def talkative(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
+        transport.say(b"\x04", False, "debug1: \x1b[2J", "")
+        echo(transport, channel, command)
+
+    with caplog.at_level(level, "ssh_service.transport"):
+        with EvilSsh(talkative) as server, connected(server.port) as transport:
+            assert execute(transport, "hello") == (0, b"hello")
+    assert ("debug1: %1B[2J" in caplog.text) == (level == logging.DEBUG)
