@@ -98,7 +98,7 @@ class _Moments:
 
     def profile(self, frame: FrameType, event: str, function: Any) -> None:
         if event in ("call", "return", "c_return") and self.is_here(frame):
-            if not _begins_block(frame, event, function):
+            if not (_begins_block(frame, event, function) or _suspends(frame, event)):
                 self.pass_by(frame)
 
     def trace(self, frame: FrameType, event: str, _: Any) -> Optional[Callable[..., Any]]:
@@ -145,6 +145,12 @@ def _begins_block(frame: FrameType, event: str, function: Any) -> bool:
     if event == "c_return" and sys.version_info >= (3, 15):
         return bool(function.__name__ == "__enter__")
     return False
+
+
+def _suspends(frame: FrameType, event: str) -> bool:
+    """Return whether a coroutine begins to wait, where CPython does not look for signals."""
+    # (Before 3.12, to raise there would end it without its handlers.)
+    return event == "return" and _opcode(frame) in ("YIELD_VALUE", "YIELD_FROM", "SEND")
 
 
 def _is_seam(frame: FrameType) -> bool:

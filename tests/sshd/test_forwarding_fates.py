@@ -267,7 +267,8 @@ def test_an_interruption_at_any_moment_leaves_nothing(
             "no forward, no lease and no socket is left",
         )
 
-    assert tear(make, how, check, seconds, places=PLACES_BEFORE_THE_RETURN) >= 20
+    torn = tear(make, how, check, seconds, places=PLACES_BEFORE_THE_RETURN)
+    assert torn >= (10 if call == "close" else 20)  # `close` has hardly more than twenty
     close_all()
 
 
