@@ -38,16 +38,20 @@ public_modules = (
     "ssh_service.copying",
     "ssh_service.events",
     "ssh_service.fleet",
+    "ssh_service.forwarding",
+    "ssh_service.fsspec",
     "ssh_service.mlos_bench",
     "ssh_service.otel",
+    "ssh_service.paramiko",
     "ssh_service.params",
+    "ssh_service.paths",
     "ssh_service.testing",
     "ssh_service.testing.fault_proxy",
     "ssh_service.testing.local_server",
     "ssh_service.testing.local_sshd",
     "ssh_service.testing.mock_sshd",
 )
-# What other modules of the package import from these.
+# What other modules of the package import from these, and what is documented with the package.
 internal_names = (
     "ssh_service.copying.Options",
     "ssh_service.copying.TimeLimits",
@@ -58,6 +62,10 @@ internal_names = (
     "ssh_service.copying.local_end",
     "ssh_service.copying.run_copy",
     "ssh_service.copying.upload",
+    "ssh_service.forwarding.Forward",
+    "ssh_service.forwarding.forward_local",
+    "ssh_service.forwarding.forward_remote",
+    "ssh_service.forwarding.forward_socks",
     "ssh_service.params.conceal",
     "ssh_service.params.conceal_keys",
     "ssh_service.params.conceal_password",
@@ -65,6 +73,7 @@ internal_names = (
     "ssh_service.params.resolve_concealed",
     "ssh_service.params.reveal",
     "ssh_service.params.split_address",
+    "ssh_service.paths.SshPath",
 )
 # autoapi reads the code without running it, so it cannot resolve lazy imports.
 suppress_warnings = ["autoapi.python_import_resolution"]

@@ -145,7 +145,7 @@ def upload(
 
     Examples
     --------
-    >>> ssh_service.upload({"host": "web01"}, "site", "/srv/www/site", contents=True, update=True)
+    >>> ssh_service.upload("web01", "site", "/srv/www/site", contents=True, update=True)
     """
     destination = params.conceal(destination)
     refuse_sudo(sudo, "upload")
@@ -301,7 +301,7 @@ def download(
 
     Examples
     --------
-    >>> ssh_service.download({"host": "web01"}, "/var/log/nginx", "logs", on_error="continue")
+    >>> ssh_service.download("web01", "/var/log/nginx", "logs", on_error="continue")
     """
     destination = params.conceal(destination)
     refuse_sudo(sudo, "download")

@@ -99,7 +99,7 @@ def wait_for(
 
     Examples
     --------
-    >>> ssh_service.wait_for("admin@new-host", timeout=300, ready="cloud-init status --wait")
+    >>> ssh_service.wait_for("admin@new-host", 300, ready="cloud-init status --wait")
     """
     destination = _check(destination, timeout, auth_retries, cache)
     try:

@@ -73,8 +73,9 @@ class SshFileShareService(FileShareService, SshService):
 
         Parameters
         ----------
-        The host, as ``ssh_hostname``, and overrides for settings in the service's config
-        (``ssh_port``, ``ssh_username`` and ``ssh_priv_key_path`` may always be overridden).
+        params : dict
+            The host, as ``ssh_hostname``, and overrides for settings in the service's config
+            (``ssh_port``, ``ssh_username`` and ``ssh_priv_key_path`` may always be overridden).
         remote_path : str
             The file or folder to copy; ``~`` at the start is the login user's home directory.
         local_path : str
@@ -112,8 +113,9 @@ class SshFileShareService(FileShareService, SshService):
 
         Parameters
         ----------
-        The host, as ``ssh_hostname``, and overrides for settings in the service's config
-        (``ssh_port``, ``ssh_username`` and ``ssh_priv_key_path`` may always be overridden).
+        params : dict
+            The host, as ``ssh_hostname``, and overrides for settings in the service's config
+            (``ssh_port``, ``ssh_username`` and ``ssh_priv_key_path`` may always be overridden).
         local_path : str
             The file or folder to copy.
         remote_path : str

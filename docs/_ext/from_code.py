@@ -12,7 +12,9 @@ Parts of the pages that are generated from the code.
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Set
 
@@ -40,6 +42,11 @@ OURS = "ssh_service"
 _NOT_OURS = {"FileShareService", "Service", "Status", "__version__"}
 # Classes whose bases are not for users; the reference shows what they inherit as their own.
 _WITH_BASES = {"ssh_service.paths.path.SshPath"}
+
+# Where the map of a package's modules begins in its docstring; it is for its developers.
+_MAP = re.compile(r"\n\n(?:From the bottom up;|\| module \|).*\Z", re.DOTALL)
+# The longest word of code that is not broken at its hyphens, in characters.
+_SHORT = 24
 
 _log = logging.getLogger(__name__)
 
@@ -204,9 +211,26 @@ def _forget_none(app: Sphinx, env: BuildEnvironment) -> None:
     public = {name for name in errors.__all__ if isinstance(getattr(errors, name), type)}
     for name in sorted(public - _described(env)):
         _log.warning("no page says what to do about %s: add it to errors.md", name)
+    described = {*env.domaindata["py"]["objects"], *app.config.internal_names}
     for name in ssh_service.__all__:
-        if f"{OURS}.{name}" not in env.domaindata["py"]["objects"] and name not in _NOT_OURS:
+        if f"{OURS}.{name}" not in described and name not in _NOT_OURS:
             _log.warning("the reference does not have %s", name)
+    submodules = {f"{OURS}.{name}" for name in ssh_service._SUBMODULES}
+    for module in sorted(submodules.union(app.config.public_modules)):
+        for name in _exported(module):
+            if not {f"{module}.{name}", f"{OURS}.{name}"} & described and name not in _NOT_OURS:
+                _log.warning("the reference does not have %s.%s", module, name)
+
+
+def _exported(name: str) -> Iterator[str]:
+    """List the public classes and functions of a module, if what it needs is installed."""
+    try:
+        module = importlib.import_module(name)
+    except ImportError:
+        return
+    for each in getattr(module, "__all__", ()):
+        if getattr(getattr(module, each), "__module__", "").startswith(f"{OURS}."):
+            yield each
 
 
 def _skip_private(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool:
@@ -240,6 +264,18 @@ def _merge_bases(cls: astroid.nodes.ClassDef) -> None:
             ]
 
 
+def _leave_out_map(module: astroid.nodes.Module) -> None:
+    if module.name.startswith(f"{OURS}.") and module.doc_node is not None:
+        module.doc_node.value = _MAP.sub("\n", module.doc_node.value)
+
+
+def _mark_short_code(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Let the style sheet keep options such as ``--dry-run`` on one line."""
+    for code in doctree.findall(nodes.literal):
+        if max(map(len, code.astext().split()), default=0) <= _SHORT:
+            code["classes"].append("short")
+
+
 def setup(app: Sphinx) -> Dict[str, Any]:
     """Register the directives with Sphinx."""
     app.add_config_value("public_modules", (), "env")
@@ -249,6 +285,8 @@ def setup(app: Sphinx) -> Dict[str, Any]:
     app.add_lexer("jsonc", JavascriptLexer)  # JSON with comments
     app.connect("env-check-consistency", _forget_none)
     app.connect("autoapi-skip-member", _skip_private)
+    app.connect("doctree-resolved", _mark_short_code)
     astroid.MANAGER.register_transform(astroid.nodes.Module, _unfold)
+    astroid.MANAGER.register_transform(astroid.nodes.Module, _leave_out_map)
     astroid.MANAGER.register_transform(astroid.nodes.ClassDef, _merge_bases)
     return {"parallel_read_safe": False}

@@ -465,7 +465,7 @@ def download(
 
     Examples
     --------
-    >>> for result in fleet.download(["web01", "web02"], "/var/log/nginx/error.log", "logs"):
+    >>> for result in fleet.download(["web01", "web02"], "/var/log/syslog", "logs"):
     ...     print(result.host, result.status)
     """
     connect = params.conceal(_checked_connect(connect))

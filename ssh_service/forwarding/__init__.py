@@ -107,7 +107,7 @@ def forward_local(
 
     Examples
     --------
-    >>> with ssh_service.forward_local({"host": "bastion"}, "db.internal:5432") as forward:
+    >>> with ssh_service.forward_local("bastion", "db.internal:5432") as forward:
     ...     connection = psycopg.connect(host="127.0.0.1", port=forward.port)
     """
     destination = params.conceal(destination)

@@ -141,7 +141,7 @@ def start_job(
 
     Examples
     --------
-    >>> job = ssh_service.start_job({"host": "web01"}, "./benchmark --hours 5", id="night-7")
+    >>> job = ssh_service.start_job("web01", "./benchmark --hours 5", id="night-7")
     >>> job.wait().exit_status
     """
     sudo_password = conceal_password(sudo_password)

@@ -65,6 +65,15 @@ def test_the_first_example_run_again_brings_the_copy_up_to_date(sshd: Sshd, home
     assert (home / "www" / "index.html").read_text() == "hello again"
 
 
+def test_the_job_and_the_forward_of_the_example_run(
+    sshd: Sshd, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    perform(example("outlive"), sshd, home)
+    assert re.fullmatch(
+        r"db.internal's database is at 127.0.0.1:\d+\ndone\n\n", capsys.readouterr().out
+    )
+
+
 def test_the_services_example_succeeds_and_is_silent(
     sshd: Sshd, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,12 +107,13 @@ def test_every_example_is_run_and_every_link_leads_somewhere() -> None:
     text = README.read_text("utf-8")
     assert set(re.findall(r"<!-- example: (\w+) -->", text)) == {
         "run",
+        "outlive",
         "services",
         "mlos",
         "cache",
         "fixture",
     }
-    assert len(re.findall(r"^```(?:python|json)$", text, re.M)) == 5
+    assert len(re.findall(r"^```(?:python|json)$", text, re.M)) == 6
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
     links += re.findall(r"`(ssh_service/[\w./]+)`", text)
     missing = [link for link in links if not (README.parent / link).exists()]
