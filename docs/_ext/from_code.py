@@ -13,6 +13,7 @@ Parts of the pages that are generated from the code.
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import re
 from pathlib import Path
@@ -215,8 +216,7 @@ def _forget_none(app: Sphinx, env: BuildEnvironment) -> None:
     for name in ssh_service.__all__:
         if f"{OURS}.{name}" not in described and name not in _NOT_OURS:
             _log.warning("the reference does not have %s", name)
-    submodules = {f"{OURS}.{name}" for name in ssh_service._SUBMODULES}
-    for module in sorted(submodules.union(app.config.public_modules)):
+    for module in (*app.config.public_modules, f"{OURS}.jobs"):
         for name in _exported(module):
             if not {f"{module}.{name}", f"{OURS}.{name}"} & described and name not in _NOT_OURS:
                 _log.warning("the reference does not have %s.%s", module, name)
@@ -229,8 +229,10 @@ def _exported(name: str) -> Iterator[str]:
     except ImportError:
         return
     for each in getattr(module, "__all__", ()):
-        if getattr(getattr(module, each), "__module__", "").startswith(f"{OURS}."):
-            yield each
+        found = getattr(module, each)
+        if inspect.isroutine(found) or inspect.isclass(found):
+            if found.__module__.startswith(f"{OURS}."):
+                yield each
 
 
 def _skip_private(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool:
@@ -264,9 +266,10 @@ def _merge_bases(cls: astroid.nodes.ClassDef) -> None:
             ]
 
 
-def _leave_out_map(module: astroid.nodes.Module) -> None:
+def _prepare(module: astroid.nodes.Module) -> None:
     if module.name.startswith(f"{OURS}.") and module.doc_node is not None:
         module.doc_node.value = _MAP.sub("\n", module.doc_node.value)
+    _unfold(module)
 
 
 def _mark_short_code(app: Sphinx, doctree: nodes.document, page: str) -> None:
@@ -286,7 +289,6 @@ def setup(app: Sphinx) -> Dict[str, Any]:
     app.connect("env-check-consistency", _forget_none)
     app.connect("autoapi-skip-member", _skip_private)
     app.connect("doctree-resolved", _mark_short_code)
-    astroid.MANAGER.register_transform(astroid.nodes.Module, _unfold)
-    astroid.MANAGER.register_transform(astroid.nodes.Module, _leave_out_map)
+    astroid.MANAGER.register_transform(astroid.nodes.Module, _prepare)
     astroid.MANAGER.register_transform(astroid.nodes.ClassDef, _merge_bases)
     return {"parallel_read_safe": False}
