@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 # Assigned, so that type checkers treat these names as exported.
 SSHClient = _SharedSSHClient
+"""A subclass of `paramiko.SSHClient` whose `connect` shares connections."""
 Transport = _DropInTransport
+"""A subclass of `paramiko.Transport`, repaired; it is not shared."""
 
 
 def configure(

@@ -126,7 +126,9 @@ def mock_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MockSshd]:
     """Return a `MockSshd` for this test."""
     from ssh_service.testing.mock_sshd import MockSshd
 
-    with MockSshd(directory=tmp_path_factory.mktemp("mock_sshd")) as server:
+    folder = tmp_path_factory.mktemp("mock_sshd")
+    # Jobs are kept there, not in the user's home.
+    with MockSshd(directory=folder, env={"XDG_STATE_HOME": str(folder / "state")}) as server:
         yield server
 
 

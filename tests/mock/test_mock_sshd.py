@@ -14,7 +14,7 @@ import paramiko
 import pytest
 
 import ssh_service
-from ssh_service import SshClientCache, SshHostService, forward_local
+from ssh_service import SshClientCache, SshHostService, forward_local, start_job
 from ssh_service.testing.fault_proxy import FaultProxy
 from ssh_service.testing.mock_sshd import MockSshd
 from tests.common import eventually, is_running
@@ -293,3 +293,13 @@ def test_commands_get_the_variables_of_the_server(tmp_path: Path) -> None:
     state, connection = stdout.decode().splitlines()
     assert state == str(tmp_path)
     assert connection.split()[2:] == [server.host, str(server.port)]
+
+
+def test_jobs_are_kept_in_the_temporary_folder(
+    mock_sshd: MockSshd, ssh_cache: SshClientCache
+) -> None:
+    folder = Path(mock_sshd.client_key).parent / "state"
+    job = start_job(mock_sshd.connect_params, "echo hi", cache=ssh_cache, timeout=20)
+    assert job.result(20).stdout == "hi\n"
+    assert [path.name for path in folder.rglob(job.id)] == [job.id]
+    job.remove()
