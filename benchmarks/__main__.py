@@ -10,8 +10,9 @@ import os
 import sys
 from typing import Dict, Iterator, Mapping, Optional, Sequence, Type
 
-from benchmarks import clients, commands, copies, costs, forwards, pictures
+from benchmarks import clients, commands, copies, costs, forwards, hosts_1000, many, pictures
 from benchmarks.far import far
+from benchmarks.measure import OURS, Measurement
 from benchmarks.peers import NAMES, Peer, installed
 from benchmarks.plan import FULL, MIB, QUICK, Plan
 from benchmarks.report import Report
@@ -24,12 +25,15 @@ _PARTS = (
     "first",
     "clients",
     "hosts",
+    "many",
     "output",
     "big",
     "tree",
     "far",
+    "again",
     "costs",
     "forwards",
+    "fleet",
 )
 
 
@@ -70,7 +74,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         with serve(user) as target:
             for part in arguments.part or _PARTS:
                 some = kinds if part in _COPIES else runners
-                _RUN[part](report, some, target, plan)
+                try:
+                    _RUN[part](report, some, target, plan)
+                except Exception as error:  # the other parts can be measured all the same
+                    print(f"  the part {part} failed: {error!r}", file=sys.stderr)
+                    report.missing[f"the rest of {part}"] = repr(error)
     finally:
         report.print_requirements()
         report.write(arguments.json, "full" if arguments.full else "quick", argv or sys.argv[1:])
@@ -111,6 +119,8 @@ def _connected(kinds: Mapping[str, Type[Peer]], target: Target) -> Iterator[Dict
 def _latency(report: Report, kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> None:
     with _connected(kinds, target) as peers:
         report.add(commands.latency(peers, "command, near", plan.near_commands, plan))
+        name = "/bin/true, near"
+        report.add(commands.latency(peers, name, plan.near_commands, plan, "/bin/true"))
     with far(target, commands.DELAY) as (distant,), _connected(kinds, distant) as peers:
         report.add(commands.latency(peers, "command, at 60 ms", plan.far_commands, plan))
 
@@ -122,7 +132,9 @@ def _rates(report: Report, kinds: Mapping[str, Type[Peer]], target: Target, plan
 
 
 def _first(report: Report, kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> None:
-    report.add(commands.first(kinds, target, plan))
+    report.add(commands.first(kinds, target, "first command, dial included", plan))
+    with far(target, commands.DELAY) as (distant,):
+        report.add(commands.first(kinds, distant, "first command at 60 ms, dial included", plan))
 
 
 def _clients(report: Report, kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> None:
@@ -133,6 +145,11 @@ def _clients(report: Report, kinds: Mapping[str, Type[Peer]], target: Target, pl
 
 def _hosts(report: Report, kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> None:
     for measurement in commands.hosts(kinds, target, plan):
+        report.add(measurement)
+
+
+def _many(report: Report, kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> None:
+    for measurement in many.many(kinds, target.username, plan):
         report.add(measurement)
 
 
@@ -188,24 +205,62 @@ def _copies(
             report.add(measurement)
 
 
+def _again(report: Report, kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> None:
+    there = os.path.join(target.folder, "there")
+    path = os.path.join(target.folder, "again-tree")
+    copies.make_tree(path, plan.files, copies.SMALL_SIZE)
+    name = f"{plan.files} x {copies.SMALL_SIZE >> 10} KiB"
+    kinds = {key: kind for key, kind in kinds.items() if kind.copies_again}
+    with _connected(kinds, target) as peers:
+        ways, rounds = ("up", "down"), plan.tree_rounds
+        for measurement in copies.again(peers, name, path, there, ways, rounds, plan):
+            report.add(measurement)
+    path = os.path.join(target.folder, "again-far-tree")
+    copies.make_tree(path, plan.again_files, copies.FAR_SIZE)
+    name = f"{plan.again_files} x {copies.FAR_SIZE // 1000} KB at 300 ms"
+    with far(target, copies.FAR_DELAY) as (distant,), _connected(kinds, distant) as peers:
+        for measurement in copies.again(
+            peers, name, path, there, ("up",), plan.again_rounds, plan
+        ):
+            report.add(measurement)
+
+
+def _fleet(report: Report, _: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> None:
+    report.hosts = hosts_1000.compare(plan.fleet, "hostname", target.username)
+    count = max(plan.fleet)
+    row = next(
+        row
+        for row in report.hosts["rows"]
+        if (row["way"], row["hosts"], row["parallel"])
+        == (hosts_1000.WAYS[0], count, hosts_1000.PARALLEL)
+    )
+    measurement = Measurement(f"{count} hosts in one process, CPU per host", "ms")
+    measurement.values[OURS] = [row["cpu_s"] / row["hosts"]]
+    measurement.load = report.hosts["load"]
+    report.add(measurement)
+
+
 def _costs(report: Report, kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> None:
     for measurement in costs.costs(kinds, target, plan):
         report.add(measurement)
 
 
-_COPIES = ("big", "tree", "far")
+_COPIES = ("big", "tree", "far", "again")
 _RUN = {
     "latency": _latency,
     "rates": _rates,
     "first": _first,
     "clients": _clients,
     "hosts": _hosts,
+    "many": _many,
     "output": _output,
     "big": _big,
     "tree": _tree,
     "far": _far,
+    "again": _again,
     "costs": _costs,
     "forwards": forwards.measure,
+    "fleet": _fleet,
 }
 
 if __name__ == "__main__":

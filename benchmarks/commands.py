@@ -11,12 +11,14 @@ import threading
 import time
 from typing import Callable, Dict, Iterator, List, Mapping, Type
 
+from benchmarks import cpu
 from benchmarks.far import far
 from benchmarks.measure import Measurement, interleave, seconds
 from benchmarks.peers import Peer
 from benchmarks.peers.base import Unsupported
 from benchmarks.plan import Plan
 from benchmarks.target import Target
+from ssh_service.testing import process_tree
 
 __all__ = ["first", "hosts", "latency", "output", "rates"]
 
@@ -25,24 +27,31 @@ DELAY = 0.03
 
 _COMMAND = "echo hi"
 _THREADS = (1, 8, 32)
+# Seconds that the server has to end its sessions.
+_SETTLING = 10.0
 # Seconds that threads wait for each other.
 _PATIENCE = 300.0
 
 
-def _check(text: str) -> None:
-    if text != "hi\n":
+_OUTPUTS = {_COMMAND: "hi\n", "/bin/true": ""}
+
+
+def _check(text: str, command: str = _COMMAND) -> None:
+    if text != _OUTPUTS[command]:
         raise RuntimeError(f"the command answered {text!r}")
 
 
-def _one(run: Callable[[str], str]) -> float:
+def _one(run: Callable[[str], str], command: str) -> float:
     began = time.perf_counter()
-    text = run(_COMMAND)
+    text = run(command)
     took = time.perf_counter() - began
-    _check(text)
+    _check(text, command)
     return took
 
 
-def latency(peers: Mapping[str, Peer], name: str, count: int, plan: Plan) -> Measurement:
+def latency(
+    peers: Mapping[str, Peer], name: str, count: int, plan: Plan, command: str = _COMMAND
+) -> Measurement:
     """
     Time single commands over connections that are there.
 
@@ -56,6 +65,8 @@ def latency(peers: Mapping[str, Peer], name: str, count: int, plan: Plan) -> Mea
         How many of each.
     plan : Plan
         The run.
+    command : str
+        What the shell runs: ``echo hi``, which is a part of it, or ``/bin/true``, a program.
 
     Returns
     -------
@@ -64,8 +75,8 @@ def latency(peers: Mapping[str, Peer], name: str, count: int, plan: Plan) -> Mea
     """
     for peer in peers.values():
         for _ in range(10):
-            peer.run(_COMMAND)
-    functions = {key: functools.partial(_one, peer.run) for key, peer in peers.items()}
+            peer.run(command)
+    functions = {key: functools.partial(_one, peer.run, command) for key, peer in peers.items()}
     return interleave(Measurement(name, "ms"), functions, count, budget=plan.patience * 4)
 
 
@@ -130,7 +141,7 @@ def _rate(peer: Peer, threads: int, total: int) -> float:
     return each * threads / took
 
 
-def first(kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> Measurement:
+def first(kinds: Mapping[str, Type[Peer]], target: Target, name: str, plan: Plan) -> Measurement:
     """
     Time a connection and its first command.
 
@@ -140,6 +151,8 @@ def first(kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> Measur
         The neighbours.
     target : Target
         The server.
+    name : str
+        What to call it.
     plan : Plan
         The run.
 
@@ -160,12 +173,7 @@ def first(kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> Measur
     functions = {key: functools.partial(one, kind) for key, kind in kinds.items()}
     for function in functions.values():
         function()
-    return interleave(
-        Measurement("first command, dial included", "ms"),
-        functions,
-        plan.dials,
-        budget=plan.patience * 2,
-    )
+    return interleave(Measurement(name, "ms"), functions, plan.dials, budget=plan.patience * 2)
 
 
 def hosts(kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> Iterator[Measurement]:
@@ -184,7 +192,8 @@ def hosts(kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> Iterat
     Yields
     ------
     Measurement
-        Seconds: for one host, for all, and how many times longer.
+        Seconds: for one host, for all, and how many times longer; and how much of all CPU is the
+        client's.
     """
     with far(target, DELAY, plan.hosts) as targets:
         single: Dict[str, Callable[[], float]] = {}
@@ -206,6 +215,25 @@ def hosts(kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> Iterat
         for key, values in all_of_them.values.items():
             times.values[key] = [value / one.median(key) for value in values]
         yield times
+        # What lives in processes of its own cannot be told from the server.
+        shares = {
+            key: functools.partial(_share, dial) for key, dial in many.items() if key != "OpenSSH"
+        }
+        yield interleave(
+            Measurement(f"{names}, client's part of the CPU", "x"), shares, 1, budget=plan.patience
+        )
+
+
+def _share(dial: Callable[[], object]) -> float:
+    """Give the CPU of this process in a run, as a part of its, the servers' and the link's."""
+    processes = len(process_tree.descendants(os.getpid()))
+    own, everything = time.process_time(), cpu.of_tree()
+    dial()
+    own = time.process_time() - own
+    deadline = time.monotonic() + _SETTLING
+    while len(process_tree.descendants(os.getpid())) > processes and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return own / (cpu.of_tree() - everything)
 
 
 def _dial(kind: Type[Peer], targets: List[Target]) -> float:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import filecmp
 import functools
+import math
 import os
 import shutil
 import stat
 import time
-from typing import Callable, Dict, Iterator, Mapping
+from typing import Callable, Dict, Iterator, List, Mapping, Sequence
 
 from benchmarks.measure import Measurement, interleave
 from benchmarks.peers import Peer
 from benchmarks.plan import Plan
 
-__all__ = ["FAR_SIZE", "SMALL_SIZE", "copies", "make_file", "make_tree"]
+__all__ = ["FAR_DELAY", "FAR_SIZE", "SMALL_SIZE", "again", "copies", "make_file", "make_tree"]
 
 SMALL_SIZE = 4096
 FAR_SIZE = 3000
+FAR_DELAY = 0.15
+"""Seconds each way on the link over which a tree is copied again."""
 
 _LINE = 64
 
@@ -108,28 +111,114 @@ def copies(
         )
 
 
+def again(
+    peers: Mapping[str, Peer],
+    name: str,
+    source: str,
+    there: str,
+    ways: Sequence[str],
+    rounds: int,
+    plan: Plan,
+) -> Iterator[Measurement]:
+    """
+    Copy a folder's content again to where it is already.
+
+    Parameters
+    ----------
+    peers : Mapping[str, Peer]
+        Connected.
+    name : str
+        What to call it.
+    source : str
+        The folder.
+    there : str
+        A folder on the server, which is this machine, where the user may write.
+    ways : Sequence[str]
+        ``up``, ``down`` or both.
+    rounds : int
+        How often.
+    plan : Plan
+        The run.
+
+    Yields
+    ------
+    Measurement
+        Seconds for what differs, which is nothing; seconds for everything; and how many times
+        longer that takes than into a new folder.
+    """
+    here = os.path.join(os.path.dirname(there), "here")
+    os.makedirs(here, exist_ok=True)
+    peers = {key: peer for key, peer in peers.items() if peer.copies_again}
+    for way in ways:
+        folder = there if way == "up" else here
+        for everything, what in ((False, "unchanged"), (True, "everything")):
+            times: Dict[str, List[float]] = {}
+            functions = {
+                key: functools.partial(_again, peer, way, source, folder, everything, times)
+                for key, peer in peers.items()
+            }
+            measurement = Measurement(f"{name} {way} again, {what}", "ms")
+            yield interleave(measurement, functions, rounds, budget=plan.patience)
+        longer = Measurement(f"{name} {way} again, everything, times new", "x")
+        longer.load = measurement.load
+        longer.values = {key: times.get(key, [math.nan]) for key in peers}
+        yield longer
+
+
+def _again(
+    peer: Peer,
+    way: str,
+    source: str,
+    folder: str,
+    everything: bool,
+    times: Dict[str, List[float]],
+) -> float:
+    target = os.path.join(folder, "copy")
+    copy_again = peer.upload_again if way == "up" else peer.download_again
+    try:
+        new = _timed(peer, way, source, target)
+        began = time.perf_counter()
+        copy_again(source, target, everything)
+        took = time.perf_counter() - began
+        _compare(source, target, peer.keeps_times, is_new=False)
+        times.setdefault(peer.name, []).append(took / new)
+        return took
+    finally:
+        _remove(target)
+
+
 def _copy(peer: Peer, way: str, source: str, folder: str) -> float:
     target = os.path.join(folder, "copy")
     try:
-        copy = peer.upload if way == "up" else peer.download
-        began = time.perf_counter()
-        copy(source, target)
-        took = time.perf_counter() - began
-        _compare(source, target, peer.keeps_times)
-        return took
+        return _timed(peer, way, source, target)
     finally:
-        if os.path.isdir(target):
-            shutil.rmtree(target)
-        elif os.path.exists(target):
-            os.unlink(target)
+        _remove(target)
 
 
-def _compare(source: str, target: str, times: bool) -> None:
-    names = [""]
+def _timed(peer: Peer, way: str, source: str, target: str) -> float:
+    copy = peer.upload if way == "up" else peer.download
+    began = time.perf_counter()
+    copy(source, target)
+    took = time.perf_counter() - began
+    _compare(source, target, peer.keeps_times)
+    return took
+
+
+def _remove(target: str) -> None:
+    if os.path.isdir(target):
+        shutil.rmtree(target)
+    elif os.path.exists(target):
+        os.unlink(target)
+
+
+def _compare(source: str, target: str, times: bool, is_new: bool = True) -> None:
+    """Compare content, modes and times; a folder that was there may keep those of its own."""
+    names = [""] if is_new else []
     if os.path.isdir(source):
-        names += os.listdir(source)
-        if sorted(os.listdir(target)) != sorted(names[1:]):
+        inside = os.listdir(source)
+        if sorted(os.listdir(target)) != sorted(inside):
             raise RuntimeError("other files arrived than were sent")
+        names += inside
     for name in names:
         one, other = (os.path.join(path, name).rstrip("/") for path in (source, target))
         sent, arrived = os.stat(one), os.stat(other)

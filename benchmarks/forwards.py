@@ -1,9 +1,10 @@
 """
 Forwards beside ``ssh -L``, sshtunnel and asyncssh: each in a process of its own, as programs are.
 
-``python -m benchmarks.forwards NAME`` reads where to forward as JSON from stdin, prints the port
-that it listens on, and ends when its stdin does; ``serve`` as the name is the target.  sshtunnel
-needs an older paramiko: the environment variable SSHTUNNEL_PYTHON names a Python that has both.
+``python -m benchmarks.forwards NAME`` reads where to forward as JSON from stdin, prints as JSON on
+which port it listens and which process forwards, and ends when its stdin does; ``serve`` as the
+name is the target.  sshtunnel needs paramiko 3: the environment variable SSHTUNNEL_PYTHON names a
+Python that has both.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any, Callable, Dict, Iterator
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple
 
 from benchmarks.far import far
 from benchmarks.measure import OURS, Measurement, interleave, seconds
@@ -30,32 +32,119 @@ NAMES = (OURS, "OpenSSH", "sshtunnel", "asyncssh")
 _DELAY = 0.03
 _TRIPS = 200
 _CHUNK = bytes(256 * 1024)
+_QUESTION = b"?" * 1024
+# Seconds in which the memory of a forward must grow no more, and those after which it may.
+_STEADY = 1.0
+_LIMIT = 15.0
+
+
+class _Forward(NamedTuple):
+    port: int
+    pid: int
+    version: str
+
+
+_Forwards = Dict[str, _Forward]
 
 
 def measure(report: Report, _: Any, target: Target, plan: Plan) -> None:
-    """Measure bytes in both directions, round trips, and bytes from afar."""
-    with _served() as port, _forwarding(target, port) as ports:
+    """Measure bytes in both directions, round trips, many streams, and bytes from afar."""
+    with _served() as served, _forwarding(target, served.port, report) as forwards:
         size = plan.big
         for way, ask in (("up", b"u"), ("down", b"d")):
             name = f"{size // MIB} MiB {way}, forwarded"
-            report.add(_bytes(name, ports, ask, size, plan))
+            report.add(_bytes(name, forwards, ask, size, plan))
         report.add(
             interleave(
                 Measurement("round trip, forwarded", "ms"),
-                {name: _trips(each) for name, each in ports.items()},
+                {name: _trips(each.port) for name, each in forwards.items()},
                 plan.big_rounds,
                 budget=plan.patience,
             )
         )
-    with _served() as port, far(target, _DELAY) as (distant,):
-        with _forwarding(distant, port) as ports:
-            some = {name: each for name, each in ports.items() if name != "sshtunnel"}
+        for measurement in _many_streams(forwards, plan):
+            report.add(measurement)
+    with _served() as served, far(target, _DELAY) as (distant,):
+        with _forwarding(distant, served.port, report) as forwards:
+            some = {name: each for name, each in forwards.items() if name != "sshtunnel"}
             report.add(_bytes("64 MiB down at 60 ms, forwarded", some, b"d", 64 * MIB, plan))
+    with _served() as served, _forwarding(target, served.port, report) as forwards:
+        report.add(_memory(forwards, plan))
 
 
-def _bytes(name: str, ports: Dict[str, int], ask: bytes, size: int, plan: Plan) -> Measurement:
-    functions = {peer: _transfer(port, ask, size) for peer, port in ports.items()}
+def _bytes(name: str, forwards: _Forwards, ask: bytes, size: int, plan: Plan) -> Measurement:
+    functions = {peer: _transfer(each.port, ask, size) for peer, each in forwards.items()}
     return interleave(Measurement(name, "ms"), functions, plan.big_rounds, budget=plan.patience)
+
+
+def _many_streams(forwards: _Forwards, plan: Plan) -> Iterator[Measurement]:
+    name = f"{plan.streams} streams at once"
+    threads: Dict[str, List[float]] = {peer: [] for peer in forwards}
+    functions = {
+        peer: _streams(each, plan.streams, threads[peer]) for peer, each in forwards.items()
+    }
+    times = Measurement(f"{name}, forwarded", "ms")
+    yield interleave(times, functions, plan.big_rounds, budget=plan.patience)
+    more = Measurement(f"{name}, threads more, forwarded", "threads")
+    more.load = times.load
+    more.values = {peer: found for peer, found in threads.items() if found}
+    yield more
+
+
+def _streams(forward: _Forward, count: int, threads: List[float]) -> Callable[[], float]:
+    def all_of_them() -> None:
+        before = _status(forward.pid, "Threads")
+        with contextlib.ExitStack() as stack:
+            clients = [
+                stack.enter_context(socket.create_connection(("127.0.0.1", forward.port), 60))
+                for _ in range(count)
+            ]
+            for client in clients:
+                client.sendall(b"e" + bytes(8) + _QUESTION)
+            for client in clients:
+                left = len(_QUESTION)
+                while left:
+                    data = client.recv(left)
+                    if not data:
+                        raise RuntimeError("a stream ended without its answer")
+                    left -= len(data)
+            threads.append(_status(forward.pid, "Threads") - before)
+
+    return lambda: seconds(all_of_them)
+
+
+def _memory(forwards: _Forwards, plan: Plan) -> Measurement:
+    """Count what a forward keeps of streams that nobody reads."""
+    functions = {peer: _stuck(each, plan.stuck) for peer, each in forwards.items()}
+    name = f"memory for {plan.stuck} streams that nobody reads, forwarded"
+    return interleave(Measurement(name, "MiB"), functions, 1)
+
+
+def _stuck(forward: _Forward, count: int) -> Callable[[], float]:
+    def grown() -> float:
+        before = most = _status(forward.pid, "VmRSS")
+        with contextlib.ExitStack() as stack:
+            for _ in range(count):
+                address = ("127.0.0.1", forward.port)
+                client = stack.enter_context(socket.create_connection(address, 60))
+                client.sendall(b"d" + (64 * MIB).to_bytes(8, "big"))
+            began = since = time.monotonic()
+            while time.monotonic() - since < _STEADY and time.monotonic() - began < _LIMIT:
+                time.sleep(0.1)
+                now = _status(forward.pid, "VmRSS")
+                if now > most:
+                    most, since = now, time.monotonic()
+        return (most - before) / 1024
+
+    return grown
+
+
+def _status(pid: int, name: str) -> int:
+    """Give a number of what Linux knows of a process: ``Threads``, or ``VmRSS`` in KiB."""
+    for line in Path(f"/proc/{pid}/status").read_text("ascii", "replace").splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1])
+    raise RuntimeError(f"process {pid} has no {name}")
 
 
 def _transfer(port: int, ask: bytes, size: int) -> Callable[[], float]:
@@ -94,8 +183,8 @@ def _trips(port: int) -> Callable[[], float]:
 
 
 @contextlib.contextmanager
-def _process(name: str, text: str, python: str = sys.executable) -> Iterator[int]:
-    """Run this module in a process of its own; give the port that it prints."""
+def _process(name: str, text: str, python: str = sys.executable) -> Iterator[_Forward]:
+    """Run this module in a process of its own; give what it prints."""
     with subprocess.Popen(
         [python, "-m", "benchmarks.forwards", name],
         stdin=subprocess.PIPE,
@@ -110,41 +199,48 @@ def _process(name: str, text: str, python: str = sys.executable) -> Iterator[int
             line = process.stdout.readline()
             if not line:
                 raise RuntimeError(f"{name} did not begin")
-            yield int(line)
+            yield _Forward(*json.loads(line))
         finally:
             process.stdin.close()
             process.wait(30)
 
 
 @contextlib.contextmanager
-def _served() -> Iterator[int]:
-    with _process("serve", "{}") as port:
-        yield port
+def _served() -> Iterator[_Forward]:
+    with _process("serve", "{}") as served:
+        yield served
 
 
 @contextlib.contextmanager
-def _forwarding(target: Target, port: int) -> Iterator[Dict[str, int]]:
+def _forwarding(target: Target, port: int, report: Report) -> Iterator[_Forwards]:
     """Begin all forwards; those that cannot are passed over, aloud."""
     text = json.dumps({**target._asdict(), "to": port})
     with contextlib.ExitStack() as stack:
-        ports = {}
+        forwards: _Forwards = {}
         for name in NAMES:
             python = sys.executable
             if name == "sshtunnel":
                 python = os.environ.get("SSHTUNNEL_PYTHON", python)
             try:
-                ports[name] = stack.enter_context(_process(name, text, python))
+                forwards[name] = stack.enter_context(_process(name, text, python))
             except Exception as error:
                 print(f"  {name} cannot forward: {error}", file=sys.stderr)
-        yield ports
+                report.missing.setdefault(name, f"cannot forward: {error}")
+            else:
+                report.versions.setdefault(name, forwards[name].version)
+        yield forwards
 
 
 # In processes of their own.
 
 
+def _ready(port: int, version: str = "", pid: int = 0) -> None:
+    print(json.dumps([port, pid or os.getpid(), version]), flush=True)
+
+
 def _serve(_: Any) -> None:
-    listener = socket.create_server(("127.0.0.1", 0), backlog=100)
-    print(listener.getsockname()[1], flush=True)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1000)
+    _ready(listener.getsockname()[1])
 
     def handle(client: socket.socket) -> None:
         with contextlib.suppress(OSError), client:
@@ -182,7 +278,7 @@ def _ours(given: Any) -> None:
     server = {"host": given["host"], "port": given["port"], "username": given["username"]}
     server.update(client_keys=[given["client_key"]], known_hosts=None, config=None)
     with forward_local({**server, "host_key_policy": "off"}, given["to"]) as forward:
-        print(forward.port, flush=True)
+        _ready(forward.port)
         sys.stdin.read()
 
 
@@ -203,13 +299,14 @@ def _openssh(given: Any) -> None:
             if not probe.connect_ex(("127.0.0.1", port)):
                 break
         time.sleep(0.05)
-    print(port, flush=True)
+    _ready(port, pid=process.pid)
     sys.stdin.read()
     process.terminate()
 
 
 def _sshtunnel(given: Any) -> None:
-    from sshtunnel import SSHTunnelForwarder
+    import paramiko
+    from sshtunnel import SSHTunnelForwarder, __version__
 
     server = SSHTunnelForwarder(
         (given["host"], given["port"]),
@@ -220,7 +317,7 @@ def _sshtunnel(given: Any) -> None:
         host_pkey_directories=[],
     )
     server.start()
-    print(server.local_bind_port, flush=True)
+    _ready(server.local_bind_port, f"{__version__}, paramiko {paramiko.__version__}")
     sys.stdin.read()
     os._exit(0)  # its `stop` may hang
 
@@ -241,7 +338,7 @@ def _asyncssh(given: Any) -> None:
             encryption_algs=[CIPHER],
         )
         listener = await connection.forward_local_port("127.0.0.1", 0, "localhost", given["to"])
-        print(listener.get_port(), flush=True)
+        _ready(listener.get_port(), asyncssh.__version__)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
     asyncio.run(forward())

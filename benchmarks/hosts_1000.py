@@ -8,32 +8,39 @@ its processes together) are measured; the server's are not.
 
     python benchmarks/hosts_1000.py --plot docs/pictures/hosts_1000.png
 
-Needs OpenSSH's sshd and the extra dask; matplotlib for the plot.
+``python -m benchmarks`` does the same as a part of its run.  Needs OpenSSH's sshd; the extra dask,
+or that way is passed over; matplotlib for the plot.
 """
 
 from __future__ import annotations
 
 import argparse
+import getpass
+import importlib.util
 import json
 import multiprocessing
 import os
 import platform
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import cpu  # noqa: E402
+from benchmarks.target import ANY_LOOPBACK, serve  # noqa: E402
+
 WAYS = ("one process", "process pool", "dask")
 WORKERS = 2
 PARALLEL = 64
+# The last row has this many at once: what each one more costs in memory.
+MORE_PARALLEL = 256
 
 
 def addresses(count: int) -> Iterator[str]:
@@ -77,19 +84,21 @@ def _warm(seconds: float) -> None:
     time.sleep(seconds)  # so that each worker gets one
 
 
-def measure(way: str, count: int, connect: Dict[str, Any], script: str) -> Dict[str, Any]:
+def measure(
+    way: str, count: int, parallel: int, connect: Dict[str, Any], script: str
+) -> Dict[str, Any]:
     """Run it, in this process and its workers."""
     from ssh_service import fleet
 
     with ExitStack() as stack:
         executor = executor_for(way, stack)
         watch = Watch()
-        began = time.perf_counter()
+        began, own = time.perf_counter(), time.process_time()
         with watch:
             first: Optional[float] = None
             good = 0
             with fleet.run(
-                addresses(count), script, connect=connect, parallel=PARALLEL, executor=executor
+                addresses(count), script, connect=connect, parallel=parallel, executor=executor
             ) as results:
                 for result in results:
                     first = first or time.perf_counter() - began
@@ -97,13 +106,16 @@ def measure(way: str, count: int, connect: Dict[str, Any], script: str) -> Dict[
                     if not result.ok:
                         print(result.host, result.status, result.error, file=sys.stderr)
         seconds = time.perf_counter() - began
+        own = time.process_time() - own - watch.watching
     return {
         "way": way,
         "hosts": count,
+        "parallel": parallel,
         "succeeded": good,
         "seconds": round(seconds, 2),
         "first_s": round(first or 0, 3),
         "cpu_s": round(watch.cpu, 2),
+        "own_cpu_s": round(own, 2),  # of dask: the client and the scheduler
         "memory_mb": round(watch.memory, 1),
         "processes": watch.processes,
         "threads": watch.threads,
@@ -111,12 +123,12 @@ def measure(way: str, count: int, connect: Dict[str, Any], script: str) -> Dict[
 
 
 class Watch:
-    """Looks at this process and those below it, ten times a second."""
+    """Looks at this process and those below it, ten times a second; its own CPU is left out."""
 
     def __enter__(self) -> "Watch":
         self.memory, self.processes, self.threads = 0.0, 0, 0
         self._over = threading.Event()
-        self._before = self._tree_cpu()
+        self._before = cpu.of_tree()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
         return self
@@ -124,12 +136,12 @@ class Watch:
     def __exit__(self, *exc_info: object) -> None:
         self._over.set()
         self._thread.join()
-        self.cpu = self._tree_cpu() - self._before
+        self.cpu = cpu.of_tree() - self._before - self.watching
 
     def _run(self) -> None:
         while not self._over.wait(0.1):
             memory = threads = 0.0
-            tree = self._tree()
+            tree = cpu.tree()
             for pid in tree:
                 try:
                     status = Path(f"/proc/{pid}/status").read_text()
@@ -141,66 +153,51 @@ class Watch:
             self.memory = max(self.memory, memory)
             self.threads = max(self.threads, int(threads))
             self.processes = max(self.processes, len(tree))
-
-    @staticmethod
-    def _tree() -> List[int]:
-        parents: Dict[int, int] = {}
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                head, rest = stat.read_text().rsplit(") ", 1)
-            except OSError:
-                continue
-            parents[int(head.split(" ", 1)[0])] = int(rest.split()[1])
-        found = [os.getpid()]
-        for pid in found:
-            found += [child for child, parent in parents.items() if parent == pid]
-        return found
-
-    def _tree_cpu(self) -> float:
-        ticks = 0
-        for pid in self._tree():
-            try:
-                fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
-            except OSError:
-                continue
-            ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+        self.watching = time.thread_time()
 
 
 # --- all of them --------------------------------------------------------------------------------
 
 
-def compare(counts: List[int], script: str) -> List[Dict[str, Any]]:
-    """Start the server, and each way in a process of its own."""
-    from ssh_service.testing.local_sshd import Sshd
-
-    options = {
-        "ListenAddress": "0.0.0.0",
-        "AllowUsers": "*@127.0.0.0/8",  # nobody from outside
-        "MaxStartups": 2000,
-        "LogLevel": "ERROR",
-    }
-    found = []
-    with tempfile.TemporaryDirectory() as folder, Sshd(folder, options) as server:
-        connect = {**server.connect_params, "host_key_alias": f"[127.0.0.1]:{server.port}"}
+def compare(counts: Sequence[int], script: str, username: str) -> Dict[str, Any]:
+    """Start the server, and each way in a process of its own; give the figures."""
+    rows = []
+    began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    ways = [way for way in WAYS if way != "dask" or importlib.util.find_spec("distributed")]
+    if "dask" not in ways:
+        print("passed over: dask (distributed is not installed)")
+    runs = [(way, count, PARALLEL) for count in counts for way in ways]
+    with serve(username, ANY_LOOPBACK) as server:
+        connect = {
+            **server.connect_params,
+            "known_hosts": server.known_hosts,
+            "host_key_alias": f"[127.0.0.1]:{server.port}",
+        }
         del connect["host"]
-        for count in counts:
-            for way in WAYS:
-                done = subprocess.run(
-                    [sys.executable, __file__, "--way", way, "--hosts", str(count)]
-                    + ["--connect", json.dumps(connect), "--script", script],
-                    stdout=subprocess.PIPE,
-                    env={**os.environ, "PYTHONPATH": str(ROOT)},
-                    check=True,
-                    timeout=600,
-                )
-                one = json.loads(done.stdout.splitlines()[-1])
-                found.append(one)
-                print("  ".join(f"{name}={value}" for name, value in one.items()), flush=True)
-    return found
+        for way, count, parallel in [*runs, (WAYS[0], max(counts), MORE_PARALLEL)]:
+            done = subprocess.run(
+                [sys.executable, __file__, "--way", way, "--hosts", str(count)]
+                + ["--parallel", str(parallel)]
+                + ["--connect", json.dumps(connect), "--script", script],
+                stdout=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                check=True,
+                timeout=600,
+            )
+            one = json.loads(done.stdout.splitlines()[-1])
+            rows.append(one)
+            print("  ".join(f"{name}={value}" for name, value in one.items()), flush=True)
+    return {
+        "began": began,
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "load": round(os.getloadavg()[0], 1),
+        "workers": WORKERS,
+        "rows": rows,
+    }
 
 
-def plot(found: List[Dict[str, Any]], path: str) -> None:
+def plot(rows: List[Dict[str, Any]], path: str) -> None:
     """Draw time, CPU and memory against the number of hosts."""
     import matplotlib
 
@@ -215,15 +212,17 @@ def plot(found: List[Dict[str, Any]], path: str) -> None:
     ]
     for axis, (name, label) in zip(axes, panels):
         for way in WAYS:
-            rows = [one for one in found if one["way"] == way]
-            axis.plot([r["hosts"] for r in rows], [r[name] for r in rows], "o-", label=way)
+            some = [one for one in rows if (one["way"], one["parallel"]) == (way, PARALLEL)]
+            if some:
+                axis.plot([r["hosts"] for r in some], [r[name] for r in some], "o-", label=way)
         axis.set_xlabel("hosts")
         axis.set_title(label)
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
     axes[0].legend(frameon=False)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    pyplot.close(figure)
 
 
 def main() -> None:
@@ -231,24 +230,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--hosts", type=int, nargs="+", default=[100, 300, 1000])
     parser.add_argument("--script", default="hostname")
+    parser.add_argument("--user", default=getpass.getuser(), help="who logs in")
     parser.add_argument("--json", metavar="FILE", help="write the figures there")
     parser.add_argument("--plot", metavar="FILE", help="draw them there")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--parallel", type=int, default=PARALLEL, help=argparse.SUPPRESS)
     parser.add_argument("--connect", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.way:
-        print(json.dumps(measure(options.way, options.hosts[0], options.connect, options.script)))
+        one = (options.way, options.hosts[0], options.parallel, options.connect, options.script)
+        print(json.dumps(measure(*one)))
         return
-    found = compare(options.hosts, options.script)
-    machine = {
-        "cpus": os.cpu_count(),
-        "python": platform.python_version(),
-        "load": os.getloadavg(),
-    }
+    found = compare(options.hosts, options.script, options.user)
     if options.json:
-        Path(options.json).write_text(json.dumps({"machine": machine, "figures": found}, indent=1))
+        Path(options.json).write_text(json.dumps(found, indent=1))
     if options.plot:
-        plot(found, options.plot)
+        plot(found["rows"], options.plot)
 
 
 if __name__ == "__main__":

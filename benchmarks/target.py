@@ -11,12 +11,20 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, NamedTuple, Optional
+from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional
 
 from ssh_service.testing.local_server import LocalServer
 from ssh_service.testing.local_sshd import Sshd
 
-__all__ = ["CIPHER", "ROOT", "Target", "make_user", "serve", "shell_seconds"]
+__all__ = [
+    "ANY_LOOPBACK",
+    "CIPHER",
+    "ROOT",
+    "Target",
+    "make_user",
+    "serve",
+    "shell_seconds",
+]
 
 CIPHER = "aes128-gcm@openssh.com"
 """What all that can choose a cipher use; for ours it is the first choice anyway."""
@@ -24,6 +32,13 @@ CIPHER = "aes128-gcm@openssh.com"
 
 ROOT = str(Path(__file__).resolve().parents[1])
 """Where processes of the benchmarks' own start, to find their modules."""
+
+ANY_LOOPBACK = {
+    "ListenAddress": "0.0.0.0",
+    "AllowUsers": "*@127.0.0.0/8",  # nobody from outside
+    "MaxStartups": 2000,
+}
+"""Options of a server that is at each address of 127.0.0.0/8, and so seems to be many hosts."""
 
 _ROOM = 2 << 30
 """Bytes that the large file and its copies may need."""
@@ -62,7 +77,9 @@ def _roomy_folder() -> Optional[str]:
 
 
 @contextlib.contextmanager
-def serve(username: Optional[str] = None) -> Iterator[Target]:
+def serve(
+    username: Optional[str] = None, options: Optional[Mapping[str, Any]] = None
+) -> Iterator[Target]:
     """
     Run a server until the block ends.
 
@@ -70,6 +87,8 @@ def serve(username: Optional[str] = None) -> Iterator[Target]:
     ----------
     username : Optional[str]
         Who logs in; None is the current user, another one needs root.
+    options : Optional[Mapping[str, Any]]
+        Lines of ``sshd_config`` that replace or extend those that are usual here.
 
     Yields
     ------
@@ -86,8 +105,8 @@ def serve(username: Optional[str] = None) -> Iterator[Target]:
         os.mkdir(there, 0o755)
         if os.geteuid() == 0:
             os.chown(there, user.pw_uid, user.pw_gid)
-        options = {"MaxStartups": 500, "MaxSessions": 100, "LogLevel": "ERROR"}
-        with Sshd(folder, options) as sshd:
+        usual = {"MaxStartups": 500, "MaxSessions": 100, "LogLevel": "ERROR"}
+        with Sshd(folder, {**usual, **(options or {})}) as sshd:
             yield Target(sshd.host, sshd.port, username, sshd.client_key, sshd.known_hosts, folder)
 
 

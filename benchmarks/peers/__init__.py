@@ -9,12 +9,14 @@ from benchmarks.peers.base import Peer
 
 __all__ = ["NAMES", "Peer", "installed"]
 
-# Module and the names of what it holds, ours first.  Who stands in for another is asked after it.
+# Module and the names of what it holds, ours first.
 _MODULES = {
     "ours": ("ssh_service",),
     "mlos": ("mlos_bench",),
     "asyncssh_alone": ("asyncssh",),
     "c_client": ("ssh2 (C)",),
+    "libssh_client": ("ssh-python",),
+    "hussh_client": ("Hussh",),
     "openssh": ("OpenSSH", "sftp", "rsync -a"),
     "bare_paramiko": ("paramiko",),
     "pssh_client": ("parallel-ssh",),
@@ -51,6 +53,6 @@ def installed(wanted: Iterable[str] = ()) -> Tuple[Dict[str, Type[Peer]], Dict[s
             missing[module_name] = str(error)
             continue
         for peer in peers:
-            if peer.stands_in_for not in found and (not names or peer.name in names):
+            if not names or peer.name in names:
                 found[peer.name] = peer
     return found, missing

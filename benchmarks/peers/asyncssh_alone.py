@@ -1,4 +1,4 @@
-"""asyncssh used as mlos_bench uses it, where mlos_bench itself is not installed."""
+"""asyncssh itself: an event loop in a thread, and its SFTP client for copies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Coroutine, List, Sequence
 import asyncssh
 
 from benchmarks.peers.base import Peer
-from benchmarks.target import Target
+from benchmarks.target import CIPHER, Target
 
 __all__ = ["PEERS"]
 
@@ -34,14 +34,13 @@ class _Loop:
 
 
 async def _connect(target: Target) -> Any:
-    return await asyncssh.connect(**target.connect_params)
+    return await asyncssh.connect(**target.connect_params, encryption_algs=[CIPHER])
 
 
 class _Asyncssh(Peer):
     """One event loop in a thread; callers wait for its futures."""
 
     name = "asyncssh"
-    stands_in_for = "mlos_bench"
 
     @staticmethod
     def version() -> str:
@@ -64,14 +63,16 @@ class _Asyncssh(Peer):
         return str(self._loop.wait(self._connection.run(command)).stdout)
 
     def upload(self, local: str, remote: str) -> None:
-        """Copy there."""
-        there = (self._connection, remote)
-        self._loop.wait(asyncssh.scp(local, there, recurse=True, preserve=True))
+        """Copy there by SFTP."""
+        self._loop.wait(self._copy("put", local, remote))
 
     def download(self, remote: str, local: str) -> None:
-        """Copy here."""
-        there = (self._connection, remote)
-        self._loop.wait(asyncssh.scp(there, local, recurse=True, preserve=True))
+        """Copy here by SFTP."""
+        self._loop.wait(self._copy("get", remote, local))
+
+    async def _copy(self, way: str, source: str, target: str) -> None:
+        async with self._connection.start_sftp_client() as sftp:
+            await getattr(sftp, way)(source, target, recurse=True, preserve=True)
 
     @classmethod
     def dial_all(cls, targets: Sequence[Target], command: str) -> List[str]:

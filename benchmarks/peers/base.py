@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List, Optional, Sequence
+from typing import List, Sequence
 
 from benchmarks.target import Target
 
@@ -28,8 +28,8 @@ class Peer:
         Whether its copies keep the times of files; where not, they have less to do.
     runs_commands : bool
         Whether it runs commands.
-    copies, copies_trees : bool
-        Whether it copies at all, and folders, too.
+    copies, copies_trees, copies_again : bool
+        Whether it copies at all, folders, too, and the content of one into another that has it.
     serves_threads : bool
         Whether threads can share it; where not, each gets one of its own.
     reads_much : bool
@@ -37,11 +37,11 @@ class Peer:
     """
 
     name = ""
-    stands_in_for: Optional[str] = None
     keeps_times = True
     runs_commands = True
     copies = True
     copies_trees = True
+    copies_again = False
     serves_threads = True
     reads_much = True
 
@@ -82,6 +82,14 @@ class Peer:
 
     def download(self, remote: str, local: str) -> None:
         """Copy a file or a tree from there to a place that does not exist."""
+        raise Unsupported
+
+    def upload_again(self, local: str, remote: str, everything: bool) -> None:
+        """Copy a folder's content there again: everything, or only what differs."""
+        raise Unsupported
+
+    def download_again(self, remote: str, local: str, everything: bool) -> None:
+        """Copy a folder's content here again."""
         raise Unsupported
 
     @classmethod

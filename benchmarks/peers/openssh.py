@@ -154,10 +154,11 @@ class _Rsync(_OpenSsh):
 
     name = "rsync -a"
     runs_commands = False
+    copies_again = True
 
-    def _copy(self, source: str, target: str) -> None:
+    def _copy(self, source: str, target: str, *options: str) -> None:
         shell = " ".join(["ssh", *self.shared, "-p", str(self.target.port)])
-        command = ["rsync", "-a", "--whole-file", "-e", shell]
+        command = ["rsync", "-a", "--whole-file", *options, "-e", shell]
         subprocess.run([*command, source, target], stdin=subprocess.DEVNULL, check=True)
 
     def upload(self, local: str, remote: str) -> None:
@@ -169,6 +170,18 @@ class _Rsync(_OpenSsh):
         """Copy here."""
         end = "/" if os.path.isdir(remote) else ""
         self._copy(f"{self._host}:{remote}{end}", local)
+
+    def upload_again(self, local: str, remote: str, everything: bool) -> None:
+        """Copy a folder's content there again."""
+        self._copy(f"{local}/", f"{self._host}:{remote}", *_again(everything))
+
+    def download_again(self, remote: str, local: str, everything: bool) -> None:
+        """Copy a folder's content here again."""
+        self._copy(f"{self._host}:{remote}/", local, *_again(everything))
+
+
+def _again(everything: bool) -> List[str]:
+    return ["--ignore-times"] if everything else []
 
 
 PEERS = [_OpenSsh, _Sftp] + ([_Rsync] if shutil.which("rsync") else [])

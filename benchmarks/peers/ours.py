@@ -17,6 +17,7 @@ class _Ours(Peer):
     """A `Host` on a cache of its own, as other clients have an object for their connection."""
 
     name = OURS
+    copies_again = True
 
     @staticmethod
     def version() -> str:
@@ -48,6 +49,14 @@ class _Ours(Peer):
     def download(self, remote_path: str, local: str) -> None:
         """Copy here."""
         self._host.download(remote_path, local)
+
+    def upload_again(self, local: str, remote_path: str, everything: bool) -> None:
+        """Copy a folder's content there again."""
+        self._host.upload(local, remote_path, contents=True, update=not everything)
+
+    def download_again(self, remote_path: str, local: str, everything: bool) -> None:
+        """Copy a folder's content here again."""
+        self._host.download(remote_path, local, contents=True, update=not everything)
 
     @classmethod
     def dial_all(cls, targets: Sequence[Target], command: str) -> List[str]:
