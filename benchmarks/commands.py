@@ -227,13 +227,14 @@ def hosts(kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> Iterat
 def _share(dial: Callable[[], object]) -> float:
     """Give the CPU of this process in a run, as a part of its, the servers' and the link's."""
     processes = len(process_tree.descendants(os.getpid()))
-    own, everything = time.process_time(), cpu.of_tree()
+    below = cpu.below()
+    own = time.process_time()
     dial()
     own = time.process_time() - own
     deadline = time.monotonic() + _SETTLING
     while len(process_tree.descendants(os.getpid())) > processes and time.monotonic() < deadline:
         time.sleep(0.05)
-    return own / (cpu.of_tree() - everything)
+    return own / (own + cpu.below() - below)
 
 
 def _dial(kind: Type[Peer], targets: List[Target]) -> float:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import List
 
-__all__ = ["of_tree", "tree"]
+__all__ = ["below", "tree"]
 
 
 def tree() -> List[int]:
@@ -24,13 +24,13 @@ def tree() -> List[int]:
     return found
 
 
-def of_tree() -> float:
-    """Give the CPU seconds of the tree, those that have ended and were waited for included."""
+def below() -> float:
+    """Give the CPU seconds of the processes below, with those that ended and were waited for."""
     ticks = 0
     for pid in tree():
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
         except OSError:
             continue
-        ticks += sum(map(int, fields[11:15]))
+        ticks += sum(map(int, fields[13 if pid == os.getpid() else 11 : 15]))
     return ticks / os.sysconf("SC_CLK_TCK")

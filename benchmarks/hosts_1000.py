@@ -31,7 +31,8 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+if not __package__:
+    sys.path.insert(0, str(ROOT))
 
 from benchmarks import cpu  # noqa: E402
 from benchmarks.target import ANY_LOOPBACK, serve  # noqa: E402
@@ -93,8 +94,8 @@ def measure(
     with ExitStack() as stack:
         executor = executor_for(way, stack)
         watch = Watch()
-        began, own = time.perf_counter(), time.process_time()
         with watch:
+            began = time.perf_counter()
             first: Optional[float] = None
             good = 0
             with fleet.run(
@@ -105,8 +106,7 @@ def measure(
                     good += result.ok
                     if not result.ok:
                         print(result.host, result.status, result.error, file=sys.stderr)
-        seconds = time.perf_counter() - began
-        own = time.process_time() - own - watch.watching
+            seconds = time.perf_counter() - began
     return {
         "way": way,
         "hosts": count,
@@ -114,8 +114,8 @@ def measure(
         "succeeded": good,
         "seconds": round(seconds, 2),
         "first_s": round(first or 0, 3),
-        "cpu_s": round(watch.cpu, 2),
-        "own_cpu_s": round(own, 2),  # of dask: the client and the scheduler
+        "cpu_s": round(watch.own + watch.below, 2),
+        "own_cpu_s": round(watch.own, 2),  # of dask: the client and the scheduler
         "memory_mb": round(watch.memory, 1),
         "processes": watch.processes,
         "threads": watch.threads,
@@ -128,15 +128,17 @@ class Watch:
     def __enter__(self) -> "Watch":
         self.memory, self.processes, self.threads = 0.0, 0, 0
         self._over = threading.Event()
-        self._before = cpu.of_tree()
+        self.below = -cpu.below()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
+        self.own = -time.process_time()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._over.set()
         self._thread.join()
-        self.cpu = cpu.of_tree() - self._before - self.watching
+        self.own += time.process_time() - self._watching
+        self.below += cpu.below()
 
     def _run(self) -> None:
         while not self._over.wait(0.1):
@@ -153,7 +155,7 @@ class Watch:
             self.memory = max(self.memory, memory)
             self.threads = max(self.threads, int(threads))
             self.processes = max(self.processes, len(tree))
-        self.watching = time.thread_time()
+        self._watching = time.thread_time()
 
 
 # --- all of them --------------------------------------------------------------------------------

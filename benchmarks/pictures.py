@@ -12,16 +12,18 @@ import sys
 from pathlib import Path
 from typing import Any, List, Mapping
 
+from benchmarks import hosts_1000
 from benchmarks.measure import OURS
 
-__all__ = ["group_of", "publish"]
+__all__ = ["group_of", "publish", "title_of"]
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 Rows = List[Mapping[str, Any]]
 
-_GROUPS = ("commands", "copies", "costs")
+_GROUPS = ("commands", "copies", "forwards", "costs")
 _SCALES = {"ms": 1000.0}
+_FORWARDED = ", forwarded"
 _COLUMNS = 3
 # 1,210 pixels wide.
 _DPI = 110
@@ -30,11 +32,25 @@ _OURS, _THEIRS = "#2a7d46", "#9aa4af"
 
 def group_of(measurement: str) -> str:
     """Return the group that a measurement is shown in, by its name; not all are shown."""
-    if measurement.endswith("forwarded"):
+    if measurement.endswith(_FORWARDED):
         return "forwards"
+    if " again, " in measurement:
+        return "again"
+    if " clients" in measurement:
+        return "clients"
+    if "hosts in one process" in measurement:
+        return "hosts"
     if measurement.endswith((" up", " down")) or "of output" in measurement:
         return "copies"
     return "costs" if measurement.startswith(("CPU", "memory")) else "commands"
+
+
+def title_of(measurement: Mapping[str, Any]) -> str:
+    """Return what a measurement is called where its group is clear."""
+    name = str(measurement["name"])
+    if name.endswith(_FORWARDED):
+        name = name[: -len(_FORWARDED)]
+    return f"{name}, {measurement['unit']}"
 
 
 def publish(path: str, docs: Path = DOCS) -> None:
@@ -60,6 +76,9 @@ def publish(path: str, docs: Path = DOCS) -> None:
         if rows:
             _draw(rows, docs / "pictures" / f"{group}.png")
             print(f"drawn: {group}.png")
+    if "hosts" in figures:
+        hosts_1000.plot(figures["hosts"]["rows"], str(docs / "pictures" / "hosts_1000.png"))
+        print("drawn: hosts_1000.png")
 
 
 def _draw(rows: Rows, path: Path) -> None:
@@ -97,7 +116,7 @@ def _bars(axes: Any, measurement: Mapping[str, Any]) -> None:
     bars = axes.barh(best_last, [found[peer] for peer in best_last], color=colours)
     axes.bar_label(bars, [_short(found[peer]) for peer in best_last], padding=3)
     axes.margins(x=0.18)
-    axes.set_title(f"{measurement['name']}, {measurement['unit']}", fontsize=9)
+    axes.set_title(title_of(measurement), fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -3,9 +3,8 @@ Parts of the pages that are generated from the code.
 
 ``{from-code} NAME``
     A table: ``connect-parameters``, ``service-settings``, ``host-settings``,
-    ``file-share-settings``, ``call-settings``; of the benchmarks, ``benchmark-run`` (what was run)
-    and ``benchmark-commands``, ``benchmark-copies``, ``benchmark-costs``; ``servers``, what was
-    found with each server.
+    ``file-share-settings``, ``call-settings``; ``servers``, what was found with each server; of the
+    benchmarks, what `figures` makes.
 ``{error-class} NAME``
     The description of an error, from its docstring.  The build fails if an error has none.
 """
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Set
 
 import astroid
+import figures
 from docutils import nodes
 from docutils.statemachine import StringList
 from numpydoc.docscrape import NumpyDocString
@@ -30,11 +30,9 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 import ssh_service
-from benchmarks.pictures import group_of
 from ssh_service import errors, params
 from ssh_service.services import settings
 
-FIGURES = Path(__file__).resolve().parents[1] / "benchmarks.json"
 SERVERS = Path(__file__).resolve().parents[1] / "servers.json"
 
 OURS = "ssh_service"
@@ -52,69 +50,16 @@ _SHORT = 24
 _log = logging.getLogger(__name__)
 
 
-def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
-    heads = list(heads)
-    yield f"| {' | '.join(heads)} |"
-    yield "|" + "---|" * len(heads)
-    for row in rows:
-        cells = (cell.replace("|", "\\|") for cell in row)
-        yield f"| {' | '.join(cells)} |"
-
-
 def _settings(settings: Mapping[str, settings.Setting]) -> Iterator[str]:
     rows = ((f"`{name}`", one.may_be, one.default) for name, one in settings.items())
-    return _table(("name", "value", "default"), rows)
+    return figures.table(("name", "value", "default"), rows)
 
 
 def _connect_parameters() -> Iterator[str]:
-    return _table(
+    return figures.table(
         ("name", "meaning"),
         ((f"`{name}`", meaning) for name, meaning in params.SETTINGS.items()),
     )
-
-
-_SCALES = {"ms": 1000.0}
-
-
-def _figures() -> Any:
-    return json.loads(FIGURES.read_text("utf-8"))
-
-
-def _benchmark_run() -> Iterator[str]:
-    figures = _figures()
-    machine = figures["machine"]
-    loads = [each["load"] for each in figures["measurements"]]
-    yield (
-        f"Measured {figures['began'][:10]} ({figures['mode']} run of `python -m benchmarks`):"
-        f" {machine['cpus']} cores, Python {machine['python']}, paramiko {machine['paramiko']};"
-        f" load of the machine {min(loads):.1f} to {max(loads):.1f}."
-    )
-
-
-def _benchmarks(group: str) -> Iterator[str]:
-    """Make the table of a group of measurements, with a column for each peer that took part."""
-    rows = [one for one in _figures()["measurements"] if group_of(one["name"]) == group]
-    peers = list(dict.fromkeys(peer for row in rows for peer in row["peers"]))
-    heads = ("", *(f"**{peer}**" if peer == OURS else peer for peer in peers))
-    yield from _table(heads, (_row(row, peers) for row in rows))
-
-
-def _row(measurement: Mapping[str, Any], peers: Iterable[str]) -> Iterator[str]:
-    scale = _SCALES.get(measurement["unit"], 1.0)
-    yield f"{measurement['name']}, {measurement['unit']}"
-    for peer in peers:
-        found = measurement["peers"].get(peer, {"median": None})
-        if found["median"] is None:
-            yield "-"
-        elif peer == OURS:
-            yield f"**{_short(found['median'] * scale)}**"
-        else:
-            ratio = found["ours_to_theirs"]
-            yield _short(found["median"] * scale) + (f" ({ratio:.2f})" if ratio else "")
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def _servers() -> Iterator[str]:
@@ -126,7 +71,7 @@ def _servers() -> Iterator[str]:
     rows = (
         (check, *(server["outcomes"][check] for server in servers)) for check in report["checks"]
     )
-    yield from _table(("", *(server["name"] for server in servers)), rows)
+    yield from figures.table(("", *(server["name"] for server in servers)), rows)
     limits = [
         f"- {server['name']}, {check}: {reason}"
         for server in servers
@@ -142,10 +87,7 @@ def _servers() -> Iterator[str]:
 
 
 _TABLES = {
-    "benchmark-commands": lambda: _benchmarks("commands"),
-    "benchmark-copies": lambda: _benchmarks("copies"),
-    "benchmark-costs": lambda: _benchmarks("costs"),
-    "benchmark-run": _benchmark_run,
+    **figures.TABLES,
     "call-settings": lambda: _settings(settings.PER_CALL),
     "connect-parameters": _connect_parameters,
     "file-share-settings": lambda: _settings(settings.FILE_SHARE),
@@ -178,7 +120,7 @@ class FromCode(_Made):
     def lines(self, name: str) -> Iterable[str]:
         """Make one of the tables."""
         if name.startswith("benchmark-"):
-            self.env.note_dependency(str(FIGURES))
+            self.env.note_dependency(str(figures.FIGURES))
         return _TABLES[name]()
 
 
