@@ -90,8 +90,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 def _parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--quick", action="store_true", help="two minutes or so (the default)")
-    how.add_argument("--full", action="store_true", help="the numbers to be believed: 17 minutes")
+    how.add_argument("--quick", action="store_true", help="five minutes or so (the default)")
+    how.add_argument(
+        "--full", action="store_true", help="the numbers to be believed: most of an hour"
+    )
     parser.add_argument("--user", help="who logs in (another than you: as root)")
     parser.add_argument("--make-user", metavar="NAME", help="make that user first, as root")
     parser.add_argument("--json", default="benchmarks.json", help="where to write (%(default)s)")

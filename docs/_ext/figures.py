@@ -145,9 +145,7 @@ def _reckoning() -> Iterator[str]:
 def _find(rows: List[_Row], way: str, more_at_once: bool = False) -> Optional[_Row]:
     """Find the row of a way with the most hosts."""
     usual = min(row["parallel"] for row in rows)
-    some = [
-        row for row in rows if row["way"] == way and (row["parallel"] > usual) == more_at_once
-    ]
+    some = [row for row in rows if row["way"] == way and (row["parallel"] > usual) == more_at_once]
     return max(some, key=lambda row: row["hosts"]) if some else None
 
 
