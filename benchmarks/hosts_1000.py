@@ -40,8 +40,9 @@ from benchmarks.target import ANY_LOOPBACK, serve  # noqa: E402
 WAYS = ("one process", "process pool", "dask")
 WORKERS = 2
 PARALLEL = 64
-# The last row has this many at once: what each one more costs in memory.
-MORE_PARALLEL = 256
+# Hosts that wait all at once, for what each costs in memory; all must be there before one is done.
+WAITING = 256
+WAIT = "sleep 15"
 
 
 def addresses(count: int) -> Iterator[str]:
@@ -116,6 +117,7 @@ def measure(
         "first_s": round(first or 0, 3),
         "cpu_s": round(watch.own + watch.below, 2),
         "own_cpu_s": round(watch.own, 2),  # of dask: the client and the scheduler
+        "start_mb": round(watch.before, 1),
         "memory_mb": round(watch.memory, 1),
         "processes": watch.processes,
         "threads": watch.threads,
@@ -126,7 +128,8 @@ class Watch:
     """Looks at this process and those below it, ten times a second; its own CPU is left out."""
 
     def __enter__(self) -> "Watch":
-        self.memory, self.processes, self.threads = 0.0, 0, 0
+        self.processes, self.threads = 0, 0
+        self.before = self.memory = self._look()
         self._over = threading.Event()
         self.below = -cpu.below()
         self._thread = threading.Thread(target=self._run)
@@ -142,20 +145,24 @@ class Watch:
 
     def _run(self) -> None:
         while not self._over.wait(0.1):
-            memory = threads = 0.0
-            tree = cpu.tree()
-            for pid in tree:
-                try:
-                    status = Path(f"/proc/{pid}/status").read_text()
-                except OSError:
-                    continue
-                facts = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-                memory += int(facts.get("VmRSS", "0 kB").split()[0]) / 1024
-                threads += int(facts.get("Threads", "0"))
-            self.memory = max(self.memory, memory)
-            self.threads = max(self.threads, int(threads))
-            self.processes = max(self.processes, len(tree))
+            self.memory = max(self.memory, self._look())
         self._watching = time.thread_time()
+
+    def _look(self) -> float:
+        """Count processes and threads, and give the memory of all of them in MB."""
+        memory = threads = 0.0
+        tree = cpu.tree()
+        for pid in tree:
+            try:
+                status = Path(f"/proc/{pid}/status").read_text()
+            except OSError:
+                continue
+            facts = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+            memory += int(facts.get("VmRSS", "0 kB").split()[0]) / 1024
+            threads += int(facts.get("Threads", "0"))
+        self.threads = max(self.threads, int(threads))
+        self.processes = max(self.processes, len(tree))
+        return memory
 
 
 # --- all of them --------------------------------------------------------------------------------
@@ -168,7 +175,8 @@ def compare(counts: Sequence[int], script: str, username: str) -> Dict[str, Any]
     ways = [way for way in WAYS if way != "dask" or importlib.util.find_spec("distributed")]
     if "dask" not in ways:
         print("passed over: dask (distributed is not installed)")
-    runs = [(way, count, PARALLEL) for count in counts for way in ways]
+    runs = [(way, count, PARALLEL, script) for count in counts for way in ways]
+    runs.append((WAYS[0], WAITING, WAITING, WAIT))
     with serve(username, ANY_LOOPBACK) as server:
         connect = {
             **server.connect_params,
@@ -176,7 +184,7 @@ def compare(counts: Sequence[int], script: str, username: str) -> Dict[str, Any]
             "host_key_alias": f"[127.0.0.1]:{server.port}",
         }
         del connect["host"]
-        for way, count, parallel in [*runs, (WAYS[0], max(counts), MORE_PARALLEL)]:
+        for way, count, parallel, script in runs:
             done = subprocess.run(
                 [sys.executable, __file__, "--way", way, "--hosts", str(count)]
                 + ["--parallel", str(parallel)]
@@ -195,7 +203,8 @@ def compare(counts: Sequence[int], script: str, username: str) -> Dict[str, Any]
         "python": platform.python_version(),
         "load": round(os.getloadavg()[0], 1),
         "workers": WORKERS,
-        "rows": rows,
+        "rows": rows[:-1],
+        "waiting": rows[-1],
     }
 
 
@@ -214,7 +223,7 @@ def plot(rows: List[Dict[str, Any]], path: str) -> None:
     ]
     for axis, (name, label) in zip(axes, panels):
         for way in WAYS:
-            some = [one for one in rows if (one["way"], one["parallel"]) == (way, PARALLEL)]
+            some = [one for one in rows if one["way"] == way]
             if some:
                 axis.plot([r["hosts"] for r in some], [r[name] for r in some], "o-", label=way)
         axis.set_xlabel("hosts")

@@ -2,8 +2,8 @@
 The benchmarks' figures as Markdown, from ``docs/benchmarks.json``.
 
 ``benchmark-run`` is what was run; ``benchmark-commands``, ``-clients``, ``-copies``, ``-again``,
-``-forwards`` and ``-costs`` are tables of measurements; ``benchmark-hosts`` is what many hosts took,
-and ``benchmark-reckoning`` what more of them take.
+``-forwards`` and ``-costs`` are tables of measurements; ``benchmark-hosts`` is what many hosts
+took, and ``benchmark-reckoning`` what more of them take.
 """
 
 from __future__ import annotations
@@ -139,13 +139,12 @@ def _reckoning() -> Iterator[str]:
         return
     rows = hosts["rows"]
     heads = ("", "reckoned as", *(f"{count:,} hosts" for count in _HOSTS))
-    yield from table(heads, [*_of_one(rows), *_of_pool(rows), *_of_dask(rows)])
+    yield from table(heads, [*_of_one(hosts), *_of_pool(rows), *_of_dask(rows)])
 
 
-def _find(rows: List[_Row], way: str, more_at_once: bool = False) -> Optional[_Row]:
+def _find(rows: List[_Row], way: str) -> Optional[_Row]:
     """Find the row of a way with the most hosts."""
-    usual = min(row["parallel"] for row in rows)
-    some = [row for row in rows if row["way"] == way and (row["parallel"] > usual) == more_at_once]
+    some = [row for row in rows if row["way"] == way]
     return max(some, key=lambda row: row["hosts"]) if some else None
 
 
@@ -158,7 +157,8 @@ def _reckoned(
         yield show(reckon(count))
 
 
-def _of_one(rows: List[_Row]) -> Iterator[Iterable[str]]:
+def _of_one(hosts: Mapping[str, Any]) -> Iterator[Iterable[str]]:
+    rows = hosts["rows"]
     row = _find(rows, _ONE)
     if row is None:
         return
@@ -172,36 +172,20 @@ def _of_one(rows: List[_Row]) -> Iterator[Iterable[str]]:
         lambda count: max(count / _AT_ONCE * _SECONDS_EACH, count * each),
         _duration,
     )
-    memory = _memory(rows)
-    if memory is not None:
-        base, running, done = memory
-        yield _reckoned(
-            f"one process: memory, {_AT_ONCE:,} at once",
-            f"{base:.0f} MB + {_AT_ONCE:,} × {running * 1000:.0f} kB + N × {done * 1000:.1f} kB",
-            lambda count: base + _AT_ONCE * running + count * done,
-            _megabytes,
-        )
-
-
-def _memory(rows: List[_Row]) -> Optional[List[float]]:
-    """Reckon the MB of a process, of a running host and of a finished one from three rows."""
-    most, more_at_once = _find(rows, _ONE), _find(rows, _ONE, more_at_once=True)
-    if most is None or more_at_once is None:
-        return None
-    parallel = most["parallel"]
-    fewer = [
-        row
-        for row in rows
-        if row["way"] == _ONE and row["parallel"] == parallel <= row["hosts"] < most["hosts"]
-    ]
-    at_once = min(more_at_once["parallel"], more_at_once["hosts"]) - parallel
-    if not fewer or at_once <= 0:
-        return None
-    few = max(fewer, key=lambda row: row["hosts"])
-    done = (most["memory_mb"] - few["memory_mb"]) / (most["hosts"] - few["hosts"])
-    done = max(done, 0.0)
-    running = max((more_at_once["memory_mb"] - most["memory_mb"]) / at_once, 0.0)
-    return [most["memory_mb"] - most["hosts"] * done - parallel * running, running, done]
+    waiting = hosts.get("waiting")
+    fewer = [one for one in rows if one["way"] == _ONE and one["hosts"] < row["hosts"]]
+    if waiting is None or not fewer:
+        return
+    few = max(fewer, key=lambda one: one["hosts"])
+    start = waiting["start_mb"]
+    running = (waiting["memory_mb"] - start) / waiting["hosts"]
+    done = (row["memory_mb"] - few["memory_mb"]) / (row["hosts"] - few["hosts"])
+    yield _reckoned(
+        f"one process: memory, {_AT_ONCE:,} at once",
+        f"{start:.0f} MB + {_AT_ONCE:,} × {running * 1000:.0f} kB + N × {done * 1000:.1f} kB",
+        lambda count: start + _AT_ONCE * running + count * done,
+        _megabytes,
+    )
 
 
 def _of_pool(rows: List[_Row]) -> Iterator[Iterable[str]]:
@@ -227,7 +211,7 @@ def _of_dask(rows: List[_Row]) -> Iterator[Iterable[str]]:
         one = own / row["hosts"]
         each -= one
         yield _reckoned(
-            "dask: CPU of its scheduler and the client, which is the same with any number of machines",
+            "dask: CPU of its scheduler and the client, the same with any number of machines",
             f"N × {_milliseconds(one)}",
             lambda count: count * one,
             _duration,

@@ -3,8 +3,8 @@ Parts of the pages that are generated from the code.
 
 ``{from-code} NAME``
     A table: ``connect-parameters``, ``service-settings``, ``host-settings``,
-    ``file-share-settings``, ``call-settings``; ``servers``, what was found with each server; of the
-    benchmarks, what `figures` makes.
+    ``file-share-settings``, ``call-settings``; ``servers``, what was found with each server; of
+    the benchmarks, what `figures` makes.
 ``{error-class} NAME``
     The description of an error, from its docstring.  The build fails if an error has none.
 """
