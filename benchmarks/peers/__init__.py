@@ -50,7 +50,7 @@ def installed(wanted: Iterable[str] = ()) -> Tuple[Dict[str, Type[Peer]], Dict[s
                 f"benchmarks.peers.{module_name}"
             ).PEERS
         except (ImportError, OSError) as error:
-            missing[module_name] = str(error)
+            missing[", ".join(holds)] = str(error)
             continue
         for peer in peers:
             if not names or peer.name in names:
