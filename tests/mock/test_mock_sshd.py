@@ -252,12 +252,14 @@ def test_forward_carries_bytes_and_ends_in_both_directions(
     mock_sshd: MockSshd, ssh_cache: SshClientCache
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
         port = listener.getsockname()[1]
         with forward_local(mock_sshd.connect_params, port, cache=ssh_cache) as forward:
             with socket.create_connection(("127.0.0.1", forward.port or 0), 10) as client:
                 client.sendall(b"question" * 10_000)
                 client.shutdown(socket.SHUT_WR)
                 with listener.accept()[0] as target, target.makefile("rb") as received:
+                    target.settimeout(10)
                     assert received.read() == b"question" * 10_000
                     target.sendall(b"answer")
                 with client.makefile("rb") as received:
@@ -274,6 +276,7 @@ def test_forward_to_a_closed_port_is_refused(mock_sshd: MockSshd) -> None:
 
 def test_silent_stream_ends_with_its_channel_or_connection(mock_sshd: MockSshd) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, connect(mock_sshd) as client:
+        listener.settimeout(10)
         for end in ("channel", "connection"):
             channel = client.get_transport().open_channel(
                 "direct-tcpip", listener.getsockname(), ("127.0.0.1", 1)
