@@ -171,7 +171,19 @@ def test_a_link_is_not_opened_by_its_path(tmp_path: Path, is_folder: bool) -> No
 
 @pytest.mark.parametrize(
     "name",
-    [b"..\\up", b"c:", b"a:stream", b"NUL", b"com1.txt", b"dot.", b"space ", b"a?", b"\xff", b""],
+    [
+        b"..\\up",
+        b"c:",
+        b"a:stream",
+        b"NUL",
+        b"com1.txt",
+        b"LPT\xc2\xb2",
+        b"dot.",
+        b"space ",
+        b"a?",
+        b"\xff",
+        b"",
+    ],
 )
 def test_a_name_that_means_something_else_on_windows_is_refused(
     name: bytes, tmp_path: Path

@@ -61,7 +61,12 @@ _LINK_TAGS = (0xA000000C, 0xA0000003)
 _ILLEGAL = frozenset(b'<>:"/\\|?*' + bytes(range(32)))
 _DEVICES = frozenset(
     [b"con", b"prn", b"aux", b"nul", b"conin$", b"conout$"]
-    + [b"%s%c" % (name, number) for name in (b"com", b"lpt") for number in b"0123456789"]
+    # Windows takes a raised digit for a digit.
+    + [
+        (name + digit).encode()
+        for name in ("com", "lpt")
+        for digit in "0123456789\u00b9\u00b2\u00b3"
+    ]
 )
 
 # The paths of folders by their numbers, which no real descriptor has.
