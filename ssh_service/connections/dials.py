@@ -153,7 +153,7 @@ class Dial:
     def _on_failed(self, cause: BaseException) -> None:
         slot, client, name = self._slot, self._client, self._slot.target.connection_id
         # If `close_slots` ended the dial, that is the reason, not the error of the dial.
-        error = _cache_closed_error() if slot.is_retired else _to_ssh_error(cause, name)
+        error = cache_closed_error() if slot.is_retired else _to_ssh_error(cause, name)
         _log.info("%s", error)
         self._slots.remove(slot)  # first, so that a hook can dial again
         if isinstance(client, SshClient):
@@ -179,7 +179,7 @@ class Dial:
 def close_slots(slots: List[Slot]) -> None:
     """Close retired slots, and end their dials; callers that wait get the error at once."""
     for slot in slots:
-        slot.connection.settle(error=_cache_closed_error())
+        slot.connection.settle(error=cache_closed_error())
     for slot in slots:
         if slot.transport is None and slot.dialling is not None:
             slot.dialling.close_nowait()
@@ -194,7 +194,8 @@ def transports_of(slots: List[Slot]) -> List[SshTransport]:
     return [slot.transport for slot in youngest if slot.transport is not None]
 
 
-def _cache_closed_error() -> SshCacheClosed:
+def cache_closed_error() -> SshCacheClosed:
+    """Return the error of what the end of the cache prevented."""
     return SshCacheClosed("the connection cache was closed")
 
 

@@ -81,13 +81,23 @@ class Lender:
         max_lifetime: Optional[float] = None,
         *,
         keeps_cache: bool = True,
+        generation: Optional[Generation] = None,
     ) -> Lease:
-        """Lease a connection without waiting; it may still have to be dialled."""
+        """
+        Lease a connection without waiting; it may still have to be dialled.
+
+        Raises
+        ------
+        SshCacheClosed
+            The cache has been closed since `generation` was its current one.
+        """
         background.require_threads()
         lease, now = Lease(self, self.cache() if keeps_cache else None), time.monotonic()
         self._has_threads = self._has_threads or background.ensure_threads()  # they stay
         if self._has_threads:
-            self.slots.lease(lease, target, connection_no, now, idle_timeout, max_lifetime)
+            limits = (idle_timeout, max_lifetime)
+            if not self.slots.lease(lease, target, connection_no, now, *limits, generation):
+                raise dials.cache_closed_error()
         else:  # without threads, the slot would never be dialled
             lease.slot = _without_threads(target, connection_no)
         return lease

@@ -165,13 +165,24 @@ class Slots:
         now: float,
         idle_timeout: Optional[float] = None,
         max_lifetime: Optional[float] = None,
-    ) -> None:
-        """Assign a slot to a lease; start a dial if the slot is new."""
+        generation: Optional[Generation] = None,
+    ) -> bool:
+        """
+        Assign a slot to a lease; start a dial if the slot is new.
+
+        Return False if the cache has been closed since `generation` was its current one.
+        """
         key = target.key  # may read files, so not under the lock
-        while True:  # repeats only if another thread evicted the entry meanwhile
+        while (
+            True
+        ):  # repeats only if another thread evicted the entry or closed the cache meanwhile
+            if generation is not None and generation.is_retired:
+                return False
             entry = self._find_or_add_entry(key, now)
             with entry.lock:
                 if entry.was_evicted or entry.generation.is_retired:
+                    continue
+                if generation is not None and entry.generation is not generation:
                     continue
                 entry.used_at = now
                 slot = entry.slots.get(connection_no)
@@ -191,6 +202,7 @@ class Slots:
             self.count("dials")
             if self.is_over_limit():
                 self._actions.evict_idle()
+        return True
 
     def renew(self, lease: Lease, slot: Slot) -> bool:
         """Assign a slot to another lease; return False if the slot has left the cache."""

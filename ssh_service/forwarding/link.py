@@ -12,7 +12,13 @@ from typing import Dict, Optional, Protocol
 from ssh_service import background
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.connections.entries import Lease
-from ssh_service.errors import SshConnectionLost, SshServiceError, copy_for_raise, reason_of
+from ssh_service.errors import (
+    SshCacheClosed,
+    SshConnectionLost,
+    SshServiceError,
+    copy_for_raise,
+    reason_of,
+)
 from ssh_service.forwarding.selector_thread import SelectorThread, SelectorTimer
 from ssh_service.forwarding.stream import Stream
 from ssh_service.params import ConnectParams
@@ -136,13 +142,14 @@ class Link:
         try:
             if self._is_closed:
                 return
-            if self._generation.is_retired:
-                self._owner.thread.call_soon(self._on_ended, None, None, True)
-                return
-            lease = self._lease = self._cache.request(self._target, 0, self._idle_timeout)
+            lease = self._lease = self._cache.lender.request(
+                self._target, 0, self._idle_timeout, generation=self._generation
+            )
             lease.connection.add_done_callback(
                 lambda _: background.submit(self._strand, self._on_dialled, lease)
             )
+        except SshCacheClosed:
+            self._owner.thread.call_soon(self._on_ended, None, None, True)
         except Exception as error:  # a key file, for example; the forward waits for the result
             self._owner.thread.call_soon(self._on_failed, _to_ssh_error(error))
 

@@ -16,6 +16,7 @@ from ssh_service.commands.sudo import Sudo
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.connections.entries import Generation, Lease, Target
 from ssh_service.errors import (
+    SshCacheClosed,
     SshConnectionLost,
     SshConnectTimeout,
     SshServiceError,
@@ -228,12 +229,14 @@ class SessionPool:
         with self._lock:
             limits = self._limits
             generation = self._generation
-        lease = self._lender.request(self._target, connection.number, *limits)
-        if generation.is_retired:  # the cache was closed before it had a connection of this pool
+        try:
+            lease = self._lender.request(
+                self._target, connection.number, *limits, generation=generation
+            )
+        except SshCacheClosed:  # before it had a connection of this pool
             with self._lock:
                 failed = self._scheduler.on_cache_closed(connection)
             _settle_failed(failed)
-            lease.release()
             return
         connection.slot = lease.slot
         strand, connected = self._strand, self._connected

@@ -734,7 +734,9 @@ def test_closing_the_cache_reports_unsent_commands_as_unsent(
     site.cache.lender.close_retired()
 
 
-def test_cleanup_before_the_pool_has_taken_a_command_ends_it(site: Site) -> None:
+def test_cleanup_before_the_pool_has_taken_a_command_ends_it_and_dials_nothing(
+    site: Site,
+) -> None:
     """A command that was submitted before ends with the cache, even if not accepted yet."""
     gate = threading.Event()
     background.submit(site.pool._strand, gate.wait, PATIENCE)
@@ -745,6 +747,23 @@ def test_cleanup_before_the_pool_has_taken_a_command_ends_it(site: Site) -> None
     assert isinstance(command.future.exception(PATIENCE), SshCacheClosed)
     work_done()
     assert not site.pool._scheduler.connections and not site.pool._scheduler._queue
+    assert site.dialer.dials == [] and len(site.cache) == 0
+
+
+def test_cleanup_while_the_pool_leases_a_connection_ends_what_waits_and_dials_nothing(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots, lease = site.cache._slots, site.cache._slots.lease
+
+    def lease_too_late(*args: Any) -> bool:
+        site.cache.cleanup()
+        return lease(*args)
+
+    monkeypatch.setattr(slots, "lease", lease_too_late)
+    commands = site.submit(5)
+    assert {type(error(command)) for command in commands} == {SshCacheClosed}
+    work_done()
+    assert site.dialer.dials == [] and len(site.cache) == 0
 
 
 def test_cleanup_while_others_hold_all_sessions_ends_what_waits_and_dials_nothing(
