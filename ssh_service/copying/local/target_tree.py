@@ -168,7 +168,7 @@ class TargetTree:
         parent = self.open_folder(names[:-1])
         try:
             self._remove_link(names, parent)
-            is_inside_new = any(names[:count] in self._created for count in range(len(names)))
+            is_inside_new = self._is_in_new_folder(names)
             if not is_inside_new and not _is_there(names[-1], parent.fd):
                 self._set_marker(names[:-1], parent)
             is_new, around = _make(names[-1], mode, parent.fd), parent.attributes
@@ -188,6 +188,9 @@ class TargetTree:
                 raise
             self._make_writable(names, folder)
         return folder
+
+    def _is_in_new_folder(self, names: PathParts) -> bool:
+        return any(names[:count] in self._created for count in range(len(names)))
 
     def _remove_link(self, names: PathParts, parent: TargetFolder) -> None:
         """Remove a link in the place of a folder, as rsync does, unless it may be followed."""
