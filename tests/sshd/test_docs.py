@@ -8,6 +8,7 @@ blocks are others' code, which is not ours to run.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import logging
@@ -19,9 +20,9 @@ from typing import Any, Dict, Iterator, List
 
 import pytest
 
-from ssh_service import api
+from ssh_service import api, list_jobs
 from ssh_service.testing.local_sshd import Sshd
-from tests.common import DROP_IN_DEFAULTS
+from tests.common import DROP_IN_DEFAULTS, PATIENCE
 
 from .conftest import make_home
 
@@ -111,6 +112,20 @@ def home(sshd: Sshd, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch)
         sys.modules["ssh_service.mlos_bench"].uninstall()
 
 
+@contextlib.contextmanager
+def no_jobs_left(text: str, sshd: Sshd) -> Iterator[None]:
+    """Remove the jobs that a page's examples leave behind, in the account of who runs the tests."""
+    if "start_job(" not in text:
+        yield
+        return
+    before = list_jobs(sshd.connect_params)
+    yield
+    for job in list_jobs(sshd.connect_params):
+        if job not in before:
+            job.wait(PATIENCE)
+            job.remove()
+
+
 def make_paramiko_home(home: Path, sshd: Sshd) -> None:
     """Put the server where paramiko looks, which does not read ssh_config."""
     shutil.copy(sshd.client_key, home / ".ssh" / "id_ed25519")
@@ -137,6 +152,13 @@ def test_a_pages_examples_run_as_they_stand(
 ) -> None:
     if page.name == "drop_in.md":
         make_paramiko_home(home, sshd)
+    with no_jobs_left(page.read_text("utf-8"), sshd):
+        run_examples(page, sshd, home, pytester)
+    said = capsys.readouterr().out
+    assert [text for text in _SAID.get(page.name, []) if text not in said] == []
+
+
+def run_examples(page: Path, sshd: Sshd, home: Path, pytester: pytest.Pytester) -> None:
     needed = _NEEDS.get(page.name)
     names: Dict[str, Any] = {"__name__": "example"}
     for number, block in enumerate(blocks(page), 1):
@@ -154,8 +176,6 @@ def test_a_pages_examples_run_as_they_stand(
             continue
         code = compile(here(block, sshd, home), f"{page.name}, example {number}", "exec")
         exec(code, names)
-    said = capsys.readouterr().out
-    assert [text for text in _SAID.get(page.name, []) if text not in said] == []
 
 
 def test_examples_that_do_not_run_are_others_code() -> None:

@@ -29,7 +29,11 @@ def test_host_does_what_the_functions_do(web: Host, sshd: Sshd, tmp_path: Path) 
     assert (tmp_path / "back").read_text() == "content"
     with web.forward_local(sshd.port) as forward:
         assert forward.port
-    assert web.list_jobs(timeout=PATIENCE) == []
+    before = web.list_jobs(timeout=PATIENCE)  # the account may have some
+    job = web.start_job("true", timeout=PATIENCE)
+    assert [each for each in web.list_jobs(timeout=PATIENCE) if each not in before] == [job]
+    assert job.wait(PATIENCE)
+    job.remove()
     assert sshd.logins() == 1
 
 

@@ -294,7 +294,7 @@ def test_other_prompt_or_silence_is_an_error_with_what_was_printed(
     work: Dict[str, Any], host: SudoHost, cache: SshClientCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The password is not for whatever asks."""
-    monkeypatch.setattr(sudo_input, "_ANSWER_TIMEOUT", 1.0)
+    monkeypatch.setattr(sudo_input, "_ANSWER_TIMEOUT", 2.0)
     password = Password()
     common: Dict[str, Any] = {"sudo": True, "sudo_password": password, "cache": cache, **work}
     host.fake('#!/bin/sh\nprintf "Code de vérification: " >&2\nread -r line; echo "$line" >&2\n')
@@ -302,13 +302,15 @@ def test_other_prompt_or_silence_is_an_error_with_what_was_printed(
         run(host.web, timeout=PATIENCE, **common)
     assert caught.value.process is not None and password.calls == 0
     host.fake("#!/bin/sh\nexec sleep 61\n")
+    monkeypatch.setattr(sudo_input, "_ANSWER_TIMEOUT", 1.0)
     with pytest.raises(SshSudoRefused, match="did not ask for the password within 1 s"):
         run(host.web, timeout=PATIENCE, **common)
+    monkeypatch.setattr(sudo_input, "_ANSWER_TIMEOUT", 2.0)
     # It prints our prompt, and echoes what it reads.
     prompt = 'while [ "$1" != -p ]; do shift; done; printf "%s" "$2" >&2; read -r line; '
     broken = 'echo "got $line" | sed "s/word/wo\\n\\trd/" >&2'
     host.fake(f"#!/bin/sh\n{prompt}{broken}; sleep 61\n")
-    with pytest.raises(SshSudoRefused, match="did not accept the password within 1 s") as caught:
+    with pytest.raises(SshSudoRefused, match="did not accept the password within 2 s") as caught:
         run(host.web, timeout=PATIENCE, **common)
     assert "got ***" in str(caught.value) and "rd's" not in str(caught.value)
     assert PASSWORD not in str(caught.value.process and caught.value.process.stderr)
