@@ -270,7 +270,7 @@ class SshTransport(AuthenticatingTransport):
     def _filter_algorithm(self, type_: str) -> Any:
         # paramiko asks for these lists eighteen times in each key exchange.
         if not self.disabled_algorithms:
-            return getattr(self, f"_preferred_{type_}")
+            return tuple(getattr(self, f"_preferred_{type_}"))
         return super()._filter_algorithm(type_)
 
     def _auth_trigger(self) -> None:
@@ -330,7 +330,6 @@ class SshTransport(AuthenticatingTransport):
 
     def _parse_newkeys(self, m: Message) -> None:
         super()._parse_newkeys(m)
-        self._latest_kex_init = None  # a kilobyte that only paramiko's own tests look at
         self._ready_key = None  # of another type than the server's
         self._rekey_started_at = None
         waiting, self._current_rekey_waiters = self._current_rekey_waiters, []

@@ -114,7 +114,7 @@ def home(sshd: Sshd, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch)
 
 @contextlib.contextmanager
 def no_jobs_left(text: str, sshd: Sshd) -> Iterator[None]:
-    """Remove the jobs that a page's examples leave behind, in the account of who runs the tests."""
+    """Remove the jobs that examples leave behind, in the account of who runs the tests."""
     if "start_job(" not in text:
         yield
         return
