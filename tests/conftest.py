@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import shutil
+import signal
 import threading
 import time
 from pathlib import Path
@@ -54,6 +55,12 @@ def _sockets() -> Set[str]:
         if target.startswith("socket:"):
             found.add(target)
     return found
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C raise, for tests that send it: where they run in the background it is ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
