@@ -11,7 +11,7 @@ import contextlib
 import logging
 import threading
 import time
-from typing import Callable, List, Optional
+from typing import Any, Callable, List, Optional
 
 from ssh_service import background, events
 from ssh_service.connect.routes import OpenTunnel
@@ -134,7 +134,10 @@ class Dial:
         slot, now = self._slot, time.monotonic()
         self._made_at = now
         kept = self._slots.store_connection(slot, transport, now)
-        background.run_callback(self._call_connection_made, client, transport)
+        if _is_own_hook(client.connection_made, SshClient.connection_made):
+            background.run_callback(self._call_connection_made, client, transport)
+        else:
+            slot.hook_done.set()
         name = slot.target.connection_id
         self._publish(events.ConnectionMade(name, now, now - self._began))
         transport.add_done_callback(lambda _, loss: self._on_ended(client, loss))
@@ -168,12 +171,18 @@ class Dial:
     def _on_ended(self, client: SshClient, loss: Optional[Exception]) -> None:
         self._slots.remove(self._slot, losses=int(loss is not None))
         client.lost()
-        background.run_callback(client.connection_lost, loss)
+        if _is_own_hook(client.connection_lost, SshClient.connection_lost):
+            background.run_callback(client.connection_lost, loss)
         now, name = time.monotonic(), self._slot.target.connection_id
         why = (None, None) if loss is None else (type(loss).__name__, str(loss))
         self._publish(events.ConnectionEnded(name, now, now - self._made_at, *why))
         if loss is not None:
             _log.info("%s", loss)
+
+
+def _is_own_hook(hook: Callable[..., Any], ours: Callable[..., Any]) -> bool:
+    """Return whether a client has a hook of its own; ours repeats only what was done before."""
+    return getattr(hook, "__func__", None) is not ours
 
 
 def close_slots(slots: List[Slot]) -> None:

@@ -456,6 +456,19 @@ def test_a_hook_that_raises_is_logged_and_stalls_nothing(
     assert "made on purpose" in caplog.text and "lost on purpose" in caplog.text
 
 
+def test_callers_of_a_client_without_hooks_do_not_wait_for_a_busy_callback_thread(
+    dialer: GatedDialer,
+) -> None:
+    gate = threading.Event()
+    background.run_callback(gate.wait, PATIENCE)
+    connections = SshClientCache(dialer=dialer)
+    try:
+        assert connections.acquire(target()).slot.hook_done.is_set()
+    finally:
+        gate.set()
+        connections.cleanup()
+
+
 def test_endless_hook_delays_only_first_callers_and_briefly(
     dialer: GatedDialer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
