@@ -105,7 +105,8 @@ class SessionScheduler:
         while self._queue and self._queue[0][1].is_done:  # timed out or cancelled meanwhile
             heapq.heappop(self._queue)
         if not self._queue:
-            self._fruitless_connections = 0
+            if not any(connection.sessions for connection in self.connections):
+                self._fruitless_connections = 0
             return Step(failed)
         most = self._connection_limit()
         connections = [
@@ -179,15 +180,19 @@ class SessionScheduler:
             return (
                 None  # one dial at a time; or the cache was closed, and the queue is about to fail
             )
-        if self._fruitless_connections >= _MAX_FRUITLESS_CONNECTIONS and not self.connections:
-            self._fruitless_connections = 0
-            self._refusal = SshConnectionLost(
-                f"{self._connection_id}: the server ended each connection before a session"
-                " could be opened",
-                connection_id=self._connection_id,
-                reason="eof",
-                sent=False,
-            )
+        if self._fruitless_connections >= _MAX_FRUITLESS_CONNECTIONS and not any(
+            connection.transport is not None and connection.transport.session_peak
+            for connection in self.connections
+        ):
+            if not self.connections:
+                self._fruitless_connections = 0
+                self._refusal = self._refusal or SshConnectionLost(
+                    f"{self._connection_id}: the server ended each connection before a session"
+                    " could be opened",
+                    connection_id=self._connection_id,
+                    reason="eof",
+                    sent=False,
+                )
             return None  # so the queue starves, and fails with this error
         usable = sum(connection.number < most for connection in self.connections)
         if usable and (usable >= most or now < self._no_dial_before):
@@ -277,7 +282,7 @@ class SessionScheduler:
         """Record that the server confirmed a session."""
         connection = session.connection
         connection.opened += 1
-        self._fruitless_connections = 0
+        self._fruitless_connections, self._refusal = 0, None
         connection.refusals, connection.retry_until = 0, 0.0
         self._pause, self._refused_since = _MIN_RETRY_INTERVAL, None
         connection.raise_limit()

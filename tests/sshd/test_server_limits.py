@@ -10,9 +10,10 @@ from typing import Any, Callable
 
 import pytest
 
-from ssh_service import SshClientCache, operations, run, start, upload
-from ssh_service.errors import SshConnectError
+from ssh_service import SshClientCache, fleet, operations, run, start, upload
+from ssh_service.errors import SshConnectError, SshSessionRefused
 from ssh_service.testing.local_sshd import Sshd
+from tests.sshd.auth_server import AuthServer
 
 
 def holder(sshd: Sshd) -> socket.socket:
@@ -137,3 +138,11 @@ def test_many_commands_at_once_are_refused_few_sessions(
         assert cache.stats()["refusals"] <= 200
     finally:
         cache.cleanup()
+
+
+def test_server_that_admits_no_session_sees_few_logins() -> None:
+    """`fleet.run` keeps no connection, so that each further session takes another login."""
+    with AuthServer(password="x") as server:
+        (one,) = fleet.run([{**server.connect_params, "password": "x"}], "true", timeout=20)
+        assert isinstance(one.error, SshSessionRefused)
+        assert len(server.attempts) <= 4
