@@ -8,6 +8,7 @@ from typing import Optional, Tuple
 
 _OPENSSH = re.compile(r"SSH-[0-9.]+-OpenSSH_(\d+)\.(\d+)")
 _DROPBEAR = re.compile(r"SSH-[0-9.]+-dropbear(?:_(\d+)\.(\d+))?")
+_TINYSSHD = re.compile(r"SSH-[0-9.]+-tinyssh[_ ]")
 
 # Bytes that an exec request may have.  dropbear ends the whole connection, with everybody's
 # commands, over a string of more than 9,000 (MAX_CMD_LEN); of other servers nothing is known.
@@ -40,6 +41,12 @@ def is_dropbear(version: str) -> bool:
     return _dropbear(version) is not None
 
 
+@functools.lru_cache(maxsize=64)
+def is_tinysshd(version: str) -> bool:
+    """Return whether a server is tinysshd."""
+    return _TINYSSHD.match(version) is not None
+
+
 def accepts_pipelined_login(version: str) -> bool:
     """
     Return whether a server takes a login request before it has accepted the service for it.
@@ -59,7 +66,12 @@ def runs_one_command(version: str) -> bool:
     assertion; measured on 2022.83).
     """
     found = _dropbear(version)
-    return found is not None and found < (2024, 86)
+    return is_tinysshd(version) or (found is not None and found < (2024, 86))
+
+
+def ends_with_session(version: str) -> bool:
+    """Return whether a server ends the connection with its first session, as tinysshd does."""
+    return is_tinysshd(version)
 
 
 def signals_group(version: str, root: bool) -> bool:
@@ -68,7 +80,7 @@ def signals_group(version: str, root: bool) -> bool:
 
     OpenSSH knows the request since 7.9 (session.c, `session_signal_req`), and up to 9.7 refuses it
     where the user's process is not separated from the monitor, as for root.  dropbear signals the
-    shell alone.  What other servers do is not known.
+    shell alone, tinysshd nothing.  What other servers do is not known.
     """
     found = _openssh(version)
     return found is not None and found >= ((9, 8) if root else (7, 9))
@@ -81,7 +93,7 @@ def is_openssh(version: str) -> bool:
 
 def needs_script_to_signal(version: str, root: bool) -> bool:
     """Return whether a command's processes are to be signalled by a helper script."""
-    known = is_openssh(version) or is_dropbear(version)
+    known = is_openssh(version) or is_dropbear(version) or is_tinysshd(version)
     return (known or root) and not signals_group(version, root)
 
 

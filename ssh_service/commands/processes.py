@@ -167,7 +167,7 @@ for d in /proc/[0-9]*; do
     set -- ${l##*") "}
     [ "$2" -gt 1 ] || continue
     IFS= read -r c <"/proc/$2/comm" || continue
-    case $c in sshd* | dropbear*) has "$d" && ! has "/proc/$2" && p=$2 && break ;; esac
+    case $c in sshd* | dropbear* | tinysshd*) has "$d" && ! has "/proc/$2" && p=$2 && break ;; esac
 done
 [ "$p" ] || exit 0
 """

@@ -56,7 +56,7 @@ class PooledConnection:
             return True
         limit = transport.session_limit
         if known_servers.runs_one_command(transport.remote_version):
-            limit = 1
+            limit = 1 if limit is None else min(limit, 1)
         return limit is None or self.sessions + extra < limit
 
     def expects_capacity(self, now: float) -> bool:

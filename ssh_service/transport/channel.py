@@ -17,6 +17,7 @@ from typing import Any, Callable, Optional, Tuple
 from paramiko.common import cMSG_CHANNEL_FAILURE, cMSG_CHANNEL_WINDOW_ADJUST
 from paramiko.ssh_exception import SSHException
 
+from ssh_service import known_servers
 from ssh_service.errors import SshConnectionLost, SshServiceError, SshSessionRefused
 from ssh_service.locks import Lock
 from ssh_service.transport.blocking import BlockingChannel
@@ -321,6 +322,8 @@ class SshChannel(BlockingChannel):
             self._close_now()
             transport._channels.delete(self.chanid)
             transport._forget_channel(self)
+            if known_servers.ends_with_session(transport.remote_version):
+                transport.expect_end()  # before anybody opens a session in vain
             self._end(None)
 
 

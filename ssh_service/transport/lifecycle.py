@@ -52,7 +52,8 @@ class LifecycleTransport(paramiko.Transport):  # type: ignore[misc]
         self._pid = os.getpid()
         self._reader_error: Optional[BaseException] = None  # which ended it
         self._disconnect_text: Optional[str] = None  # reader thread only: the server's DISCONNECT
-        self._peer_closed = False  # the peer has closed the stream; only ever set
+        # The peer has closed the stream, or is about to; only ever set.
+        self._peer_closed = False
         self._end_state = EndState()
         super().__init__(wire, packetizer_class=SshPacketizer)
 
@@ -83,6 +84,10 @@ class LifecycleTransport(paramiko.Transport):  # type: ignore[misc]
         if self._wire.has_peer_closed():
             self._peer_closed = True
         return self.is_active()
+
+    def expect_end(self) -> None:
+        """Become inactive, since the peer is about to close the stream."""
+        self._peer_closed = True
 
     @property
     def loss(self) -> Optional[SshConnectionLost]:

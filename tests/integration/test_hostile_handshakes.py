@@ -452,6 +452,21 @@ def test_chacha20_is_offered_last_and_only_with_strict_kex() -> None:
         transport.close()
 
 
+class OneSession(EvilTransport):
+    """Says that it is tinysshd, which ends each connection after one session."""
+
+    def __init__(self, sock: Any) -> None:
+        super().__init__(sock)
+        self.local_version = "SSH-2.0-tinyssh_20250501 A1b2C3d4"
+
+
+def test_tinysshds_connection_is_not_used_again() -> None:
+    """Whoever comes while the server ends it would be refused, or cut off."""
+    with EvilSsh(transport_class=OneSession) as server, connected(server.port) as transport:
+        assert execute(transport, "hello")[1] == b"hello"
+        eventually(lambda: not transport.is_active(), "it counts as ended")
+
+
 class Counting(EvilTransport):
     """Sends, before anyone has logged in, a message that announces four billion items."""
 

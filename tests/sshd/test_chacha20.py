@@ -120,3 +120,5 @@ def test_tinysshd_is_used_where_it_has_strict_key_exchange(
         upload(web, file, tmp_path / "there", cache=cache, timeout=PATIENCE)
         download(web, tmp_path / "there", tmp_path / "back", cache=cache, timeout=PATIENCE)
         assert (tmp_path / "back").read_bytes() == file.read_bytes()
+        # The copy's idle session makes room.
+        assert run(web, "echo on", cache=cache, timeout=PATIENCE).stdout == "on\n"

@@ -53,10 +53,14 @@ def test_signals_group_is_true_only_where_the_source_says_so(
         ("SSH-2.0-dropbear_2025.88", False),
         ("SSH-2.0-dropbear_0.52", True),
         ("SSH-2.0-dropbear", True),
+        ("SSH-2.0-tinyssh_20230101-1 XyZ", True),
+        ("SSH-2.0-tinyssh XyZ", True),
         ("SSH-2.0-OpenSSH_9.2", False),
     ],
 )
-def test_runs_one_command_is_true_for_old_dropbears(version: str, expected: bool) -> None:
+def test_runs_one_command_is_true_for_old_dropbears_and_tinysshd(
+    version: str, expected: bool
+) -> None:
     assert known_servers.runs_one_command(version) is expected
 
 

@@ -865,6 +865,20 @@ def test_waiting_commands_share_one_retry_timer(site: Site, timers: Timers) -> N
     assert all(command.future.result(0).exit_status == 0 for command in commands)
 
 
+def test_a_server_of_one_session_is_not_asked_in_vain_without_end(
+    site: Site, timers: Timers
+) -> None:
+    """A copy holds the session that tinysshd has for each connection."""
+    transport = site.warm(max_sessions=1, remote_version="SSH-2.0-tinyssh_20250501 A1b2C3d4")
+    transport.others = 1
+    (command,) = site.submit()
+    assert transport.refusals == 1
+    transport.others = 0
+    for _, timer in list(timers.live):
+        timer.function()  # type: ignore[misc]
+    site.channel_of(command).complete()
+
+
 def test_a_retry_requests_one_session_and_more_once_the_server_opens_it(
     site: Site, timers: Timers
 ) -> None:
