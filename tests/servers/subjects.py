@@ -24,7 +24,7 @@ from typing import (
 from ssh_service.testing import process_tree
 from ssh_service.testing.local_sshd import Sshd, find_sshd
 from tests.common import eventually, find_program
-from tests.servers import Dropbear, make_ash, sshd_with_shell
+from tests.servers import Dropbear, TinySshd, make_ash, sshd_with_shell
 
 __all__ = ["SUBJECTS", "Missing", "Running", "Subject", "in_root"]
 
@@ -138,6 +138,20 @@ def _dropbear(folder: Path) -> Iterator[Running]:
         yield Running(_params(server), _banner(server.port), restart)
 
 
+@contextlib.contextmanager
+def _tinysshd(folder: Path) -> Iterator[Running]:
+    if find_program("tinysshd-makekey") is None:
+        raise Missing("needs tinysshd (Debian: apt install tinysshd)")
+    # Debian 12's is too old: it has no strict key exchange.
+    with TinySshd(folder, in_root("tinysshd", "trixie").strip()) as server:
+
+        def restart() -> None:
+            server.stop()
+            server.start()
+
+        yield Running(_params(server), _banner(server.port), restart)
+
+
 class _Program:
     """A server that is one process, with one key for the server and one for the user."""
 
@@ -242,6 +256,11 @@ def _of(start: Callable[..., ContextManager[Running]], *args: Any) -> Callable[.
     return lambda folder: start(*args, folder)
 
 
+_UNSIGNALLED = (
+    "it passes on no signal, and processes can be found only by the client's own address,"
+    " which the proxy of these checks hides"
+)
+
 SUBJECTS: List[Subject] = [
     Subject("OpenSSH", _ALL, _openssh, {}),
     Subject("OpenSSH of Debian 11", _ALL, _of(_openssh_of, "bullseye"), {}),
@@ -250,12 +269,31 @@ SUBJECTS: List[Subject] = [
     Subject("OpenSSH, SFTP only", _SFTP, _openssh_sftp_only, {}),
     Subject("OpenSSH, busybox", _ALL, _busybox, {}),
     Subject("dropbear", _ALL, _dropbear, {}),
+    Subject(
+        "tinysshd",
+        _ALL - {"forwards", "remote forwards"},
+        _tinysshd,
+        {
+            "one login for all of them": "it ends the connection after each command",
+            "a timeout ends the processes": _UNSIGNALLED,
+            "cancelling ends the processes": _UNSIGNALLED,
+        },
+    ),
     Subject("proftpd", _SFTP, _proftpd, {}),
     Subject(
         "asyncssh",
         _ALL - {"terminals"},  # its programs are given none
         _of(_python_program, "asyncssh_server.py", "asyncssh"),
         {},
+    ),
+    Subject(
+        "Twisted Conch",
+        _ALL,
+        _of(_python_program, "conch_server.py", "twisted.conch"),
+        {
+            'symbolic links (`links="keep"`)': "it makes relative links absolute",
+            "a forward of a remote port": "it closes the connection if asked for any free port",
+        },
     ),
     Subject(
         "Erlang",
