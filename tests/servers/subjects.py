@@ -48,6 +48,10 @@ _ALL = frozenset(
 _SFTP = frozenset(["copies", "attributes"])
 
 
+# Debian 12's is too old: it has no strict key exchange.
+_TINYSSHD_RELEASE = "trixie"
+
+
 class Missing(Exception):
     """A server that is not on this machine; the text says how to get it."""
 
@@ -142,14 +146,14 @@ def _dropbear(folder: Path) -> Iterator[Running]:
 def _tinysshd(folder: Path) -> Iterator[Running]:
     if find_program("tinysshd-makekey") is None:
         raise Missing("needs tinysshd (Debian: apt install tinysshd)")
-    # Debian 12's is too old: it has no strict key exchange.
-    with TinySshd(folder, in_root("tinysshd", "trixie").strip()) as server:
+    with TinySshd(folder, in_root("tinysshd", _TINYSSHD_RELEASE).strip()) as server:
 
         def restart() -> None:
             server.stop()
             server.start()
 
-        yield Running(_params(server), _banner(server.port), restart)
+        # It announces a random word.
+        yield Running(_params(server), f"tinyssh of Debian {_TINYSSHD_RELEASE}", restart)
 
 
 class _Program:
