@@ -262,9 +262,9 @@ class RemoteOwner:
 
     async def check_folder(
         self, path: bytes, is_explicit: bool = False, asked: Optional[EntryReplies] = None
-    ) -> None:
+    ) -> bool:
         """
-        Check a folder, and each link that leads to it, as `check_target` does; it may be missing.
+        Check a folder, and each link that leads to it, as `check_target` does; False if missing.
 
         With `is_explicit`, the caller named it as a folder, so that any owner is accepted and only
         links are checked.
@@ -275,15 +275,18 @@ class RemoteOwner:
             try:
                 found = await asked.found(path)
             except Refused:
-                return  # the request that needs the folder reports this
-            if found is None or (is_explicit and not is_link(found)):
-                return
+                return True  # the request that needs the folder reports this
+            if found is None:
+                return False
+            if is_explicit and not is_link(found):
+                return True
             if basename(path) not in (b".", b".."):
                 await self.check_target(path, found, asked.around)
             leads_to = await self._remote.read_link(path) if is_link(found) else None
             if leads_to is None:
-                return
+                return True
             path, asked = leads_to.rstrip(b"/") or b"/", None
+        return True
 
     async def guarded_path(self, folder: bytes) -> Optional[bytes]:
         """

@@ -17,9 +17,11 @@ from ssh_service.copying.local.source_tree import SourceTree
 from ssh_service.copying.paths import basename, folder_of, join, real_path
 from ssh_service.copying.pipeline import ABORTS
 from ssh_service.copying.remote_deletion import RemoteDeletion
+from ssh_service.copying.remote_owner import EntryReplies
 from ssh_service.copying.replies import check_status, is_folder
 from ssh_service.copying.resume_marker import ResumeMarker
 from ssh_service.copying.self_copy_guard import SelfCopyGuard
+from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.stale_files import StaleFiles
@@ -118,7 +120,7 @@ class Upload:
         found = await self._remote.find(target)
         if found is not None and is_folder(found):
             self._accepted_folder = target.rstrip(b"/") or b"/"
-            await self._context.owner.check_folder(target, target.endswith(b"/"), asked)
+            await self._check_folder(target, target.endswith(b"/"), asked)
             self._context.owner.note_folder(self._accepted_folder, found)
         if self._context.options.contents:
             if not is_tree:
@@ -196,7 +198,7 @@ class Upload:
                 streamed = await stream_tree(self._context, source, status, target, self._marker)
         elif is_folder(existing) and not self._context.options.resume:
             if target != self._accepted_folder:
-                await self._context.owner.check_folder(target, asked=asked)
+                await self._check_folder(target, asked=asked)
             self._stale_files.start_removing(target)
             streamed = await merge_tree(self._context, source, status, target, existing)
         if streamed is None:
@@ -318,8 +320,17 @@ class Upload:
                 errno.ENOTDIR, display_path(folder.path), side="remote"
             ) from refused
         if folder.path != self._accepted_folder:
-            await self._context.owner.check_folder(folder.path)
+            await self._check_folder(folder.path)
         await self._make_writable(folder.path, found.mode)
+
+    async def _check_folder(
+        self, path: bytes, is_explicit: bool = False, asked: Optional[EntryReplies] = None
+    ) -> None:
+        """Check a folder that was found a moment ago; what came and went was not checked."""
+        for replies in (asked, None):  # asked before it was found: it may have been created since
+            if await self._context.owner.check_folder(path, is_explicit, replies):
+                return
+        raise await self._remote.to_os_error(Refused(protocol.NO_SUCH_FILE, "", path))
 
     async def _make_writable(self, path: bytes, mode: Optional[int]) -> None:
         """Make an existing folder of ours writable until the copy has finished it."""

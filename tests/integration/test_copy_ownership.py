@@ -564,6 +564,34 @@ def test_foreign_folder_in_shared_folder_of_tree_is_refused(
     assert victim.read_bytes() == b"victim"
 
 
+@pytest.mark.parametrize("times", [1, 1000], ids=["once", "always"])
+def test_a_folder_is_checked_even_if_it_seems_to_be_missing_by_then(
+    as_root: None,
+    session: SftpSession,
+    shared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    times: int,
+) -> None:
+    """A stranger may remove a link for the moment in which it is looked at."""
+    (tmp_path / "victim").mkdir()
+    link = shared / "theirs"
+    link.symlink_to(tmp_path / "victim")
+    os.chown(link, STRANGER, STRANGER, follow_symlinks=False)
+    original, looks = encode.lstat, [0]
+
+    def lstat(request_id: int, path: bytes) -> Any:
+        looks[0] += path == os.fsencode(link)
+        is_gone = path == os.fsencode(link) and looks[0] <= times
+        return original(request_id, path + b".gone" * is_gone)
+
+    monkeypatch.setattr(encode, "lstat", lstat)
+    error = PermissionError if times == 1 else FileNotFoundError
+    with pytest.raises(error):
+        upload(session, tree_of(tmp_path / "tree", b"x", 3), link, contents=True)
+    assert not os.listdir(tmp_path / "victim")
+
+
 @BOTH
 @pytest.mark.parametrize("is_tree", [False, True], ids=["file", "tree"])
 def test_a_strangers_folder_with_a_slash_is_used(
