@@ -200,11 +200,14 @@ class _Merge:
 
     def _leave_all(self) -> None:
         """Leave the files to be copied one by one, as they are few."""
+        rest = self._plan.rest
         for found in self._found:
             if found.entry.status is None:
                 self._leave(found)
             elif found.existing is None:
                 raise _NotMergeable(f"{display_path(found.relative)!r} is new, with few files")
+        if (rest.remaining or rest.links) and not _takes_files(self._target_attributes):
+            raise _NotMergeable("the target takes no files")
 
     def _leave(self, found: _Found) -> None:
         self._plan.rest.remaining.append((found.entry.path, self._target + found.relative))

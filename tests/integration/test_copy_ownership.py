@@ -14,7 +14,7 @@ from typing import Any, Callable, Iterator, List
 
 import pytest
 
-from ssh_service.copying import temporary
+from ssh_service.copying import temporary, upload_merge, upload_stream
 from ssh_service.copying.local import target_file, target_folder, target_tree
 from ssh_service.copying.ownership import is_guarded, is_our_file, is_shared, may_use
 from ssh_service.copying.remote_files import RemoteFiles
@@ -590,6 +590,24 @@ def test_a_folder_is_checked_even_if_it_seems_to_be_missing_by_then(
     with pytest.raises(error):
         upload(session, tree_of(tmp_path / "tree", b"x", 3), link, contents=True)
     assert not os.listdir(tmp_path / "victim")
+
+
+@pytest.mark.parametrize("update", [False, True])
+def test_files_are_replaced_in_a_folder_of_ours_that_takes_none(
+    ordinary: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: bool
+) -> None:
+    """A tree that its owner may only read, such as a cache of packages, can be copied again."""
+    for module in (upload_stream, upload_merge):
+        monkeypatch.setattr(module, "MANY_FILES", 5)
+    source, target = tree_of(tmp_path / "tree", b"x", 10), tmp_path / "home" / "target"
+    for path in (*source.iterdir(), source):
+        path.chmod(0o555 if path == source else 0o444)
+    options = {"update": True} if update else {"preserve": False}
+    upload(ordinary, source, target, contents=True)
+    (source / "file0").write_bytes(b"new")
+    upload(ordinary, source, target, contents=True, shell=Shell(tmp_path / "home"), **options)
+    assert (target / "file0").read_bytes() == b"new"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o555
 
 
 @BOTH
