@@ -75,6 +75,11 @@ class Meter:
         """Count one file as copied."""
         self._files_done += 1
 
+    def take_back(self, size: int) -> None:
+        """Count one file of `size` bytes as not copied, because it is copied again."""
+        self._bytes_done -= size
+        self._files_done -= 1
+
     @property
     def reading(self) -> Tuple[int, int]:
         """The bytes and the files copied so far."""

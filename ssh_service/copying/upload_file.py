@@ -241,6 +241,7 @@ class FileUpload:
             await self._remote.rename(path, target.path)
         except Refused as refused:
             await self._discard_after(target, path, refused)
+            self._context.progress.advance(-source.size)  # it is written again, in place
             return False
         except (SshTransferError, _ModesNotSettable):
             await self._discard(path)  # an error of the source: there is nothing to resume

@@ -191,7 +191,7 @@ class _Merge:
         done = await stream.run(status)
         if done is None:
             raise _NotMergeable("its stream failed")
-        await self._move(set(done.sent))
+        await self._move(done.sent)
         await self._remove_folders()
         for found in plan.left:
             self._leave(found)
@@ -328,21 +328,21 @@ class _Merge:
 
     # The unpacked files.
 
-    async def _move(self, sent: Set[bytes]) -> None:
+    async def _move(self, sent: Dict[bytes, int]) -> None:
         in_flight: Deque[Tuple[bytes, Reply]] = deque()
-        for relative in (*self._plan.new_folders, *self._plan.files & sent):
+        for relative in (*self._plan.new_folders, *self._plan.files & sent.keys()):
             in_flight.append((relative, self._ask_rename(relative)))
             if len(in_flight) >= _MAX_IN_FLIGHT:
-                await self._check_move(*in_flight.popleft())
+                await self._check_move(sent, *in_flight.popleft())
         while in_flight:
-            await self._check_move(*in_flight.popleft())
+            await self._check_move(sent, *in_flight.popleft())
 
     def _ask_rename(self, relative: bytes) -> Reply:
         return self._remote.ask_rename(
             join(self._folder, TREE) + relative, self._target + relative
         )
 
-    async def _check_move(self, relative: bytes, reply: Reply) -> None:
+    async def _check_move(self, sent: Dict[bytes, int], relative: bytes, reply: Reply) -> None:
         path = self._target + relative
         try:
             check_status(await reply, path)
@@ -350,6 +350,7 @@ class _Merge:
             if relative not in self._plan.files:
                 raise  # an entry was created there in the meantime
             _log.debug("%r not moved, but copied: %s", display_path(path), refused)
+            self._context.progress.take_back(sent[relative])
             self._plan.rest.remaining.append((self._source.rstrip(b"/") + relative, path))
 
     async def _remove_folders(self) -> None:

@@ -12,7 +12,7 @@ import itertools
 import logging
 import os
 import stat
-from typing import Iterable, List, Optional, Tuple
+from typing import Dict, Iterable, List, Optional, Tuple
 
 from ssh_service.copying import tar, temporary
 from ssh_service.copying.context import MANY_FILES, MAX_FAILURES, CopyContext
@@ -66,8 +66,8 @@ class StreamResult:
     ----------
     folders : List[Tuple[bytes, Attributes]]
         All folders of the tree with their remote paths, innermost first.
-    sent : List[bytes]
-        The files that were sent, as paths in the tree.
+    sent : Dict[bytes, int]
+        The files that were sent, as paths in the tree, with their sizes.
     remaining : List[Tuple[bytes, bytes]]
         The local and remote paths of files that are too large for the stream.
     links : List[Tuple[bytes, bytes]]
@@ -78,7 +78,7 @@ class StreamResult:
 
     def __init__(self) -> None:
         self.folders: List[Tuple[bytes, Attributes]] = []
-        self.sent: List[bytes] = []
+        self.sent: Dict[bytes, int] = {}
         self.remaining: List[Tuple[bytes, bytes]] = []
         self.links: List[Tuple[bytes, bytes]] = []
         self.failures: List[SshTransferError] = []
@@ -252,7 +252,7 @@ class UploadStream:
             attributes = attributes._replace(mode=0o666)
         header = tar.header(TREE + relative, tar.FILE, attributes)
         await self._send(header, content, tar.padding(size))
-        self._done.sent.append(relative)
+        self._done.sent[relative] = size
         self._context.progress.advance(size)
         self._context.progress.file_done()
 

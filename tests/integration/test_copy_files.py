@@ -749,6 +749,8 @@ def test_a_mount_point_is_written_in_place(
     mount(target, "--bind", str(other))
     for copy in (upload, download):
         other.write_bytes(b"something longer than the new one")
-        copy(session, file, target)
+        meters: List[Progress] = []
+        copy(session, file, target, progress=meters.append)
         assert same(file, target)
+        assert meters[-1] == (7, 7, 1, 1)
         assert stat.S_ISREG(target.stat().st_mode)

@@ -119,8 +119,11 @@ def test_files_that_cannot_be_renamed_are_copied_one_by_one(
         return ask(self, old + b"missing" if from_stream and b"/b/" in new else old, new)
 
     monkeypatch.setattr(RemoteFiles, "ask_rename", ask_rename)
-    upload(session, source, target, contents=True, shell=shell)
+    meters: List[Any] = []
+    upload(session, source, target, contents=True, shell=shell, progress=meters.append)
     assert content(target) == content(source)
+    total = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
+    assert meters[-1] == (total, total, 31, 31)
 
 
 def test_interrupted_merge_leaves_each_file_old_or_new(
