@@ -52,6 +52,9 @@ __all__ = ["RemoteDeletion"]
 _MAX_IN_FLIGHT = 500
 _READ_AHEAD = 3
 MAX_ENTRIES = 1_000_000
+# The errors for a local path that does not exist, also because this system has no such names:
+# Windows no colons, macOS only UTF-8.
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG)
 
 
 class RemoteDeletion:
@@ -214,9 +217,10 @@ class RemoteDeletion:
         # An entry that was created since the names were listed may have been copied.
         try:
             os.lstat(join(self._source, path))
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        except OSError as error:  # unknown: so it must not be deleted
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return False
+            # Unknown: so it must not be deleted.
             raise local_error(error, join(self._source, path)) from error
         return True
 

@@ -518,3 +518,16 @@ def test_deletions_of_mounted_file_systems_are_left_out() -> None:
     deletions = Deletions(names, None, 7)
     assert not deletions.examine(b"", [(b"disk", folder, (2, 2))], device=1)
     assert not deletions.doomed() and "file system" in deletions.kept[0].reason
+
+
+def test_names_that_only_the_server_can_have_are_deleted(
+    session: SftpSession, tmp_path: Path
+) -> None:
+    """Such as a colon, and Windows; here, a path that would be too long below the source."""
+    source = tmp_path.joinpath(*["s" * 200] * 3)
+    source.mkdir(parents=True)
+    (source / "file").write_bytes(b"x")
+    depth = (4000 - len(bytes(tmp_path))) // 201
+    (tmp_path / "target").joinpath(*["d" * 200] * depth).mkdir(parents=True)
+    upload(session, source, tmp_path / "target", contents=True, delete=True)
+    assert os.listdir(tmp_path / "target") == ["file"]
