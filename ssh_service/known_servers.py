@@ -57,6 +57,17 @@ def accepts_pipelined_login(version: str) -> bool:
     return is_openssh(version) or is_dropbear(version)
 
 
+def has_strict_kex(version: str) -> bool:
+    """
+    Return whether a server certainly has strict key exchange.
+
+    OpenSSH has it since 9.6, and earlier where a distribution has added it, which its version does
+    not tell.
+    """
+    found = _openssh(version)
+    return found is not None and found >= (9, 6)
+
+
 def runs_one_command(version: str) -> bool:
     """
     Return whether a connection may have one session only.

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from paramiko.message import Message
 from paramiko.ssh_exception import IncompatiblePeer, SSHException
 
+from ssh_service import known_servers
 from ssh_service.algorithms import CHACHA20_POLY1305, has_chacha20_poly1305
 from ssh_service.errors import SshConnectError, SshConnectionLost, SshConnectTimeout, reason_of
 from ssh_service.transport import reaper, sending
@@ -246,11 +247,19 @@ class SshTransport(AuthenticatingTransport):
 
     @property
     def preferred_ciphers(self) -> Tuple[str, ...]:
-        """The ciphers to offer: chacha20-poly1305 only together with strict key exchange."""
+        """
+        The ciphers to offer: chacha20-poly1305 only together with strict key exchange.
+
+        It is the last one unless the server certainly has that, as the connection would fail
+        although there is another cipher in common.
+        """
         names: Tuple[str, ...] = super().preferred_ciphers
-        if self.advertise_strict_kex:
+        if CHACHA20_POLY1305 not in names:
             return names
-        return tuple(name for name in names if name != CHACHA20_POLY1305)
+        if self.advertise_strict_kex and known_servers.has_strict_kex(self.remote_version):
+            return names
+        others = tuple(name for name in names if name != CHACHA20_POLY1305)
+        return (*others, CHACHA20_POLY1305) if self.advertise_strict_kex else others
 
     def _parse_kex_init(self, m: Message) -> None:
         check_kex_init(m)

@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 import traceback
-from typing import Any, Dict, Iterator, List, Optional, Type
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Type
 
 import paramiko
 import pytest
@@ -425,7 +425,7 @@ def test_strict_kex_is_agreed_on() -> None:
 class Removable(EvilTransport):
     """Has one cipher, which needs strict-kex, and does not offer that."""
 
-    _preferred_ciphers = (CHACHA20_POLY1305,)
+    _preferred_ciphers: Tuple[str, ...] = (CHACHA20_POLY1305,)
 
     def __init__(self, sock: Any) -> None:
         super().__init__(sock)
@@ -450,6 +450,21 @@ def test_chacha20_is_offered_last_and_only_with_strict_kex() -> None:
         transport.advertise_strict_kex = False
         assert CHACHA20_POLY1305 not in transport.preferred_ciphers
         transport.close()
+
+
+class Replaceable(Removable):
+    """Prefers that cipher, but has another one."""
+
+    _preferred_ciphers = (CHACHA20_POLY1305, "aes128-ctr")
+
+
+def test_another_cipher_is_used_where_strict_kex_is_not_certain() -> None:
+    """A list of ssh_config often begins with chacha20, and the server may be old."""
+    with EvilSsh(transport_class=Replaceable) as server:
+        with connected(server.port, ciphers=Replaceable._preferred_ciphers) as transport:
+            assert transport.local_cipher == transport.remote_cipher == "aes128-ctr"
+            transport.remote_version = "SSH-2.0-OpenSSH_9.6p1"
+            assert transport.preferred_ciphers == Replaceable._preferred_ciphers
 
 
 class OneSession(EvilTransport):
