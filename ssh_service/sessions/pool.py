@@ -304,8 +304,8 @@ class SessionPool:
             self._run(session, command, channel)
         elif not requested:
             self._request_session(session)
-        elif connection.runs_many():  # it takes a spare session that is still being opened
-            self._request_spares(connection)
+        else:  # it takes a spare session that is still being opened
+            self._request_spares(connection, early=True)
 
     def _request_session(self, session: Session) -> None:
         transport = session.connection.transport
@@ -335,9 +335,9 @@ class SessionPool:
                 session.channel = None  # only the user should keep the channel alive
             self._request_spares(connection)
 
-    def _request_spares(self, connection: PooledConnection) -> None:
+    def _request_spares(self, connection: PooledConnection, early: bool = False) -> None:
         with self._lock:
-            missing = self._scheduler.missing_spares(connection)
+            missing = self._scheduler.missing_spares(connection, early)
             spares = [Session(self, connection) for _ in range(missing)]
             connection.spares += spares
             for spare in spares:

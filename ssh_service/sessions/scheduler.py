@@ -274,9 +274,9 @@ class SessionScheduler:
             self._remove(connection)
         return False
 
-    def missing_spares(self, connection: PooledConnection) -> int:
+    def missing_spares(self, connection: PooledConnection, early: bool) -> int:
         """Return how many spare sessions should be opened on a connection."""
-        return connection.missing_spares() if connection in self.connections else 0
+        return connection.missing_spares(early) if connection in self.connections else 0
 
     def on_opened(self, session: Session, channel: SshChannel) -> None:
         """Record that the server confirmed a session."""

@@ -96,17 +96,21 @@ class PooledConnection:
         self.peak = max(self.opened, self.peak)
         transport.session_peak = max(self.peak, transport.session_peak)
 
-    def runs_many(self) -> bool:
-        """Return whether many sessions have been open at once."""
-        return self.peak >= _MANY_SESSIONS
+    def missing_spares(self, early: bool = False) -> int:
+        """
+        Return how many spare sessions should be opened.
 
-    def missing_spares(self) -> int:
-        """Return how many spare sessions should be opened."""
+        With `early`, a command takes one that is still being opened: it is replaced at once only
+        where many commands run, and where the server should have room for it.
+        """
+        room = max(_MAX_FIRST_REQUESTS, self.peak) - self.sessions
+        runs_many = self.peak >= _MANY_SESSIONS
         most = 1
         # Where many commands run at once, two often begin within the same round trip.
-        likely_limit = max(_MAX_FIRST_REQUESTS, self.peak)
-        if self.runs_many() and self.sessions + _MAX_SPARES <= likely_limit:
+        if runs_many and room >= _MAX_SPARES:
             most = _MAX_SPARES
+        if early and not (runs_many and room > 0):
+            most = 0
         return sum(map(self.has_capacity, range(len(self.spares) + 1, most + 1)))
 
     def take_spare(self) -> Optional["Session"]:

@@ -1093,6 +1093,17 @@ def test_where_many_commands_run_a_session_taken_while_opening_is_replaced_at_on
         site.channel_of(command).complete()
 
 
+def test_where_many_commands_wait_a_few_sessions_are_requested_at_a_time(site: Site) -> None:
+    """The server's limit is not known yet; each request beyond it is an error in sshd's log."""
+    transport = site.warm()
+    for command in site.submit(8):
+        site.channel_of(command).complete()
+    transport.answers = False
+    before = len(transport.opened)
+    site.submit(40)
+    assert len(transport.opened) - before <= 10
+
+
 def test_spare_session_closed_by_the_server_is_not_a_loss(site: Site) -> None:
     transport = site.warm()
     transport.channels[0].end()
