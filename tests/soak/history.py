@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import threading
-from typing import Counter, Dict, List
+from typing import Counter, Dict, List, Set
 
 
 class History:
@@ -15,6 +15,7 @@ class History:
         self.told: Dict[int, str] = {}  # guarded by _lock
         self.counts: Counter[str] = collections.Counter()  # guarded by _lock
         self.complaints: List[str] = []  # guarded by _lock
+        self.lost_contents: Set[bytes] = set()  # digests, of copies, which one thread makes
 
     def begin(self) -> int:
         with self._lock:
