@@ -173,9 +173,7 @@ class Slots:
         Return False if the cache has been closed since `generation` was its current one.
         """
         key = target.key  # may read files, so not under the lock
-        while (
-            True
-        ):  # repeats only if another thread evicted the entry or closed the cache meanwhile
+        while True:  # repeats only if the entry was evicted, or the cache closed, meanwhile
             if generation is not None and generation.is_retired:
                 return False
             entry = self._find_or_add_entry(key, now)
