@@ -23,6 +23,7 @@ from ssh_service.copying.replies import (
     is_folder,
     is_link,
     parse_attributes,
+    parse_found,
     parse_path,
     refusal,
 )
@@ -248,12 +249,7 @@ class RemoteFiles:
 
     async def find(self, path: bytes, follow: bool = True) -> Optional[Attributes]:
         """Return the attributes of a path, or None if it does not exist."""
-        try:
-            return await (self.stat(path) if follow else self.lstat(path))
-        except Refused as refused:
-            if refused.code == protocol.NO_SUCH_FILE:
-                return None
-            raise
+        return parse_found(await (self.ask_stat if follow else self.ask_lstat)(path), path)
 
     async def set(self, path: bytes, attributes: Attributes) -> None:
         """Set attributes."""

@@ -29,6 +29,7 @@ from ssh_service.copying.replies import (
     check_status,
     is_link,
     parse_attributes,
+    parse_found,
     parse_path,
 )
 from ssh_service.copying.sftp import protocol
@@ -87,12 +88,7 @@ class EntryReplies(NamedTuple):
 
     async def found(self, path: bytes) -> Optional[Attributes]:
         """Return the attributes of the entry, or None if it does not exist."""
-        try:
-            return parse_attributes(await self.own, path)
-        except Refused as refused:
-            if refused.code == protocol.NO_SUCH_FILE:
-                return None
-            raise
+        return parse_found(await self.own, path)
 
 
 class _IdentityReplies:

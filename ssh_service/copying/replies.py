@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from typing import List
+from typing import List, Optional
 
 from ssh_service.copying.failures import Refused
 from ssh_service.copying.sftp import decode, protocol
@@ -17,6 +17,7 @@ __all__ = [
     "is_link",
     "parse_attributes",
     "parse_data",
+    "parse_found",
     "parse_names",
     "parse_path",
     "refusal",
@@ -64,6 +65,16 @@ def parse_attributes(reply: Reply, path: bytes) -> Attributes:
     if reply.kind != protocol.ATTRS:
         raise refusal(reply, path)
     return decode.attributes(reply.body)
+
+
+def parse_found(reply: Reply, path: bytes) -> Optional[Attributes]:
+    """Return the attributes in a reply, or None if the path does not exist."""
+    try:
+        return parse_attributes(reply, path)
+    except Refused as refused:
+        if refused.code == protocol.NO_SUCH_FILE:
+            return None
+        raise
 
 
 def parse_data(reply: Reply, path: bytes, most: int) -> Pieces:

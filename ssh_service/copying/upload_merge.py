@@ -23,8 +23,7 @@ from ssh_service.copying.ownership import is_shared
 from ssh_service.copying.paths import basename, folder_of, join
 from ssh_service.copying.pipeline import ABORTS
 from ssh_service.copying.removal import remove_tree
-from ssh_service.copying.replies import check_status, is_folder, parse_attributes
-from ssh_service.copying.sftp import protocol
+from ssh_service.copying.replies import check_status, is_folder, parse_found
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.upload_stream import TREE, StreamResult, UploadStream
@@ -251,7 +250,7 @@ class _Merge:
 
     async def _examine(self, asked: _Asked) -> None:
         relative = asked.relative
-        existing = await self._attributes(asked)
+        existing = parse_found(await asked.reply, self._target + relative)
         found = _Found(asked.entry, relative, asked.status, existing)
         is_foreign = (
             existing is not None
@@ -275,14 +274,6 @@ class _Merge:
             self._context.progress.file_done()
         else:
             self._found.append(found)
-
-    async def _attributes(self, asked: _Asked) -> Optional[Attributes]:
-        try:
-            return parse_attributes(await asked.reply, self._target + asked.relative)
-        except Refused as refused:
-            if refused.code == protocol.NO_SUCH_FILE:
-                return None
-            raise
 
     def _may_stream(self, found: _Found) -> bool:
         """Return whether an entry is a small file whose mode may be the source's."""
