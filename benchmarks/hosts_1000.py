@@ -77,7 +77,8 @@ def executor_for(way: str, stack: ExitStack) -> Optional[Executor]:
     )
     client = stack.enter_context(cluster.get_client())
     client.run(_warm, 0.0)
-    return stack.enter_context(client.get_executor())
+    executor: Executor = stack.enter_context(client.get_executor())
+    return executor
 
 
 def _warm(seconds: float) -> None:
