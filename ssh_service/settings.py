@@ -12,6 +12,7 @@ from ssh_service.secret import Secret
 from ssh_service.user_files import expand_home
 
 __all__ = [
+    "check_encodable",
     "choice",
     "command",
     "flag",
@@ -56,7 +57,7 @@ def text(name: str, value: Any) -> str:
 def command(name: str, value: Any) -> str:
     """Validate a command for the shell."""
     if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise invalid_setting(name, value, "a command, not empty")
+        raise invalid_setting(name, value, "a command, not empty and without NUL characters")
     return value
 
 
@@ -126,8 +127,11 @@ def path(name: str, value: Any) -> str:
     if not isinstance(value, (str, os.PathLike)):
         raise invalid_setting(name, value, "a path")
     path_text = os.fspath(value)
-    if not isinstance(path_text, str) or not path_text or "\0" in path_text:
-        raise invalid_setting(name, value, "a path, not empty")
+    if not isinstance(path_text, str):
+        raise invalid_setting(name, value, "a path of str, not of bytes")
+    if not path_text or "\0" in path_text:
+        raise invalid_setting(name, value, "a path, not empty and without NUL characters")
+    check_encodable(name, path_text)
     return os.path.abspath(expand_home(path_text))
 
 
@@ -136,6 +140,23 @@ def paths(name: str, value: Any) -> Tuple[str, ...]:
     if isinstance(value, (list, tuple)):
         return tuple(path(name, one) for one in value)
     return (path(name, value),)
+
+
+def check_encodable(name: str, path_text: str) -> None:
+    """
+    Refuse a path that cannot be the name of a file.
+
+    Raises
+    ------
+    SshConfigError
+        The path contains a lone surrogate that does not stand for a byte.
+    """
+    try:
+        os.fsencode(path_text)
+    except UnicodeEncodeError as error:
+        raise SshConfigError(
+            f"{name}: expected a path that can be encoded, got {path_text!r}: {error.reason}"
+        ) from None
 
 
 def secret_value(name: str, value: Any) -> Union[None, Secret, Callable[[], Any]]:

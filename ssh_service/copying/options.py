@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Optional, Tuple, Union
 
 from ssh_service.copying.exclusions import Patterns, check_patterns
 from ssh_service.errors import SshConfigError, kind_of_path
+from ssh_service.settings import check_encodable
 
 __all__ = ["Options", "check_path", "seconds"]
 
@@ -136,23 +137,6 @@ def check_path(name: str, value: Any) -> Union[str, bytes]:
     if isinstance(path, str):
         check_encodable(name, path)
     return path
-
-
-def check_encodable(name: str, path: str) -> None:
-    """
-    Refuse a path that cannot be the name of a file.
-
-    Raises
-    ------
-    SshConfigError
-        The path contains a lone surrogate that does not stand for a byte.
-    """
-    try:
-        os.fsencode(path)
-    except UnicodeEncodeError as error:
-        raise SshConfigError(
-            f"{name}: expected a path that can be encoded, got {path!r}: {error.reason}"
-        ) from None
 
 
 def seconds(name: str, value: Any) -> Optional[float]:

@@ -11,13 +11,13 @@ from typing import Deque, Dict, List, NamedTuple, Optional, Pattern, Sequence, S
 from ssh_service.copying.context import CopyContext
 from ssh_service.copying.failures import Refused, display_path
 from ssh_service.copying.listing import MAX_ENTRIES, MAX_LEVELS, check_name
-from ssh_service.copying.options import check_encodable
 from ssh_service.copying.paths import join, to_bytes, to_text
 from ssh_service.copying.replies import is_folder, is_link, parse_attributes, parse_names
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import Attributes, FolderEntry
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.errors import SshConfigError, transfer_error
+from ssh_service.settings import check_encodable
 
 __all__ = ["find_matches", "list_folder", "list_followed", "parse_pattern"]
 

@@ -10,7 +10,7 @@ from typing import IO, Any, Callable, Iterable, Iterator, List, NamedTuple, Opti
 from ssh_service import api
 from ssh_service.commands.script import StrPath
 from ssh_service.copying.context import CopyContext
-from ssh_service.copying.options import Options, check_encodable
+from ssh_service.copying.options import Options
 from ssh_service.copying.paths import to_bytes, to_text
 from ssh_service.copying.sftp.protocol import Attributes, FolderEntry
 from ssh_service.errors import SshConfigError, SshTransferError
@@ -19,7 +19,7 @@ from ssh_service.paths.pure import PureSshPath
 from ssh_service.paths.query import QueryPath
 from ssh_service.paths.running import run
 from ssh_service.paths.status import FileStatus, status_of
-from ssh_service.settings import invalid_setting
+from ssh_service.settings import check_encodable, invalid_setting
 
 __all__ = ["FollowedEntry", "SshPath", "read_range", "scan_followed"]
 

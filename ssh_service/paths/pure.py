@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import PurePath, PurePosixPath
 from typing import Any, Optional, Sequence, Tuple, Type, TypeVar, Union
 
-from ssh_service.copying.options import check_encodable
 from ssh_service.errors import SshConfigError
 from ssh_service.params import Resolvable
 from ssh_service.paths.running import CachedHost
-from ssh_service.settings import invalid_type
+from ssh_service.settings import check_encodable, invalid_type
 
 __all__ = ["PureSshPath"]
 

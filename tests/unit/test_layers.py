@@ -59,7 +59,7 @@ MAY_IMPORT: Dict[str, Set[str]] = {
         "background",
         "errors",
     },
-    "copying": {"transport", "background", "errors", "interruptions"},
+    "copying": {"transport", "background", "errors", "interruptions", "settings"},
     "operations": {
         "background",
         "sessions",

@@ -32,6 +32,13 @@ def home(user_home: Path) -> Path:
     return user_home
 
 
+class FolderOfBytes:
+    """A path of bytes, as `os.PathLike` allows."""
+
+    def __fspath__(self) -> bytes:
+        return b"/tmp"
+
+
 def resolve(**given: Any) -> ConnectParams:
     return params.resolve({"host": "web", **given})
 
@@ -147,6 +154,8 @@ def test_algorithms_may_be_added_removed_and_preferred() -> None:
         ("username", " ", "non-empty"),
         ("client_keys", 7, "a path"),
         ("client_keys", [""], "not empty"),
+        ("client_keys", "a\0b", "without NUL characters"),
+        ("client_keys", "\ud800", "can be encoded"),
         ("client_keys", [None], "a path"),
         ("identities_only", "maybe", "True or False"),
         ("agent_path", 7, "a path"),
@@ -154,6 +163,7 @@ def test_algorithms_may_be_added_removed_and_preferred() -> None:
         ("preferred_auth", ["magic"], "publickey, password"),
         ("preferred_auth", [], "a list of"),
         ("known_hosts", 7, "a path"),
+        ("known_hosts", FolderOfBytes(), "of str, not of bytes"),
         ("known_hosts", "/", "a file, not a folder"),
         ("known_hosts", "/no/such/file", "accept-new"),
         ("host_key_policy", "lenient", "strict, accept-new, off"),
