@@ -612,8 +612,8 @@ class SshTreeError(SshTransferError):
     Attributes
     ----------
     failures : Tuple[SshTransferError, ...]
-        One error per entry, with its path as `filename`.  The content of a folder that could not
-        be created or listed is not included.
+        One error per entry, with its path as `filename`, sorted by path.  The content of a folder
+        that could not be created or listed is not included.
     """
 
     failures: Tuple[SshTransferError, ...] = ()
@@ -671,7 +671,9 @@ def name_connection(error: _T, connection_id: Optional[str]) -> _T:
 def tree_error(failures: Sequence[SshTransferError], path: Any, side: str) -> SshTreeError:
     """Build the error for a tree whose entries could not all be copied."""
     count = len(failures)
-    shown = "; ".join(str(failure) for failure in failures[:_SHOWN_FAILURES])
+    # They arrive in another order each time, as entries are copied side by side.
+    failures = sorted(failures, key=lambda failure: str(failure.filename))
+    shown = "; ".join(map(str, failures[:_SHOWN_FAILURES]))
     rest = f"; and {count - _SHOWN_FAILURES} more" if count > _SHOWN_FAILURES else ""
     text = f"{count} {'entry' if count == 1 else 'entries'} could not be copied: {shown}{rest}"
     error = describe_transfer(SshTreeError, failures[0].errno or 0, path, text, side)
