@@ -22,7 +22,7 @@ from ssh_service import strands, threads
 from ssh_service.errors import SshServiceError
 from ssh_service.locks import Lock
 from ssh_service.strands import Strand, StrandExecutor
-from ssh_service.threads import NoMoreThreads
+from ssh_service.threads import NoMoreThreads, log_refusal
 
 __all__ = [
     "Strand",
@@ -102,7 +102,7 @@ class _Clock:
         if instant < wakes_at or (wakes_at > _AWAKE and len(self._submitted) > _COMPACT_THRESHOLD):
             self._wakeups.put(None)
         if not self.ensure_thread():
-            _log.error("timed calls have to wait: the system gives no more threads")
+            log_refusal(_log, "timed calls have to wait: the system gives no more threads")
         return timer
 
     def ensure_thread(self) -> bool:
@@ -231,7 +231,7 @@ def _submit_to(
     try:
         which.submit(strand, function, *args)
     except NoMoreThreads as exc:  # must not end the calling reader thread
-        _log.error("calls have to wait: %s", exc)
+        log_refusal(_log, f"calls have to wait: {exc}")
 
 
 def _create_threads() -> Tuple[_Clock, StrandExecutor, StrandExecutor, Strand]:

@@ -16,7 +16,7 @@ from typing import Any, Callable, Deque, Optional, Set, Tuple
 
 from ssh_service import threads
 from ssh_service.locks import Lock
-from ssh_service.threads import NoMoreThreads
+from ssh_service.threads import NoMoreThreads, log_refusal
 
 _log = logging.getLogger(__name__)
 
@@ -184,7 +184,7 @@ class StrandExecutor:
             try:
                 self._start_thread()
             except NoMoreThreads as exc:
-                _log.error("%s: calls have to wait: %s", self._name, exc)
+                log_refusal(_log, f"{self._name}: calls have to wait: {exc}")
         self._watch()
 
     def _run(self) -> None:
