@@ -34,6 +34,7 @@ PACKAGE = Path(ssh_service.__file__).parent
 
 EXEMPT: Dict[str, str] = {
     "connect/proxy_command.py _StderrLogger.run": "a thread of its own",
+    "connect/proxy_command.py carry.": "threads of their own",
     "transport/relay.py Relay._copy_in": "a thread of its own",
     "transport/relay.py Relay._copy_out": "a thread of its own",
     "demo": "a program of its own, which ends with what interrupts it",
