@@ -15,8 +15,10 @@ from typing import Any, Optional
 
 import paramiko
 from paramiko.message import Message
+from paramiko.ssh_exception import SSHException
 
 from ssh_service.errors import SshConnectionLost, copy_for_raise, reason_of
+from ssh_service.transport.agreement import violation_of
 from ssh_service.transport.end_state import DoneCallback, EndState
 from ssh_service.transport.keepalive import KeepaliveTimeout
 from ssh_service.transport.packets import SshPacketizer
@@ -215,6 +217,10 @@ class LifecycleTransport(paramiko.Transport):  # type: ignore[misc]
         if error is not None and error.__traceback__ is not None:
             make_printable(error)
             self._reader_error = error
+            if not isinstance(error, (SSHException, OSError, EOFError, MemoryError)):
+                # What a parser raised: see docs/paramiko_repairs.md#malformed-message
+                self._saved = SSHException(printable(violation_of(error)))
+                self._saved.__cause__ = error
 
     def _parse_disconnect(self, m: Message) -> None:
         code, text = m.get_int(), printable(m.get_string().decode("utf-8", "backslashreplace"))

@@ -15,12 +15,14 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple, Type
 import paramiko
 import pytest
 
+from ssh_service import paramiko as shared_paramiko
 from ssh_service.algorithms import CHACHA20_POLY1305, default
 from ssh_service.connect import dial
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import SshCacheClosed, SshConnectError, SshConnectTimeout, SshServiceError
 from ssh_service.params import resolve
 from ssh_service.transport import SshTransport
+from ssh_service.transport.packets import message
 from tests.common import PATIENCE, Outcome, descriptors, eventually, in_threads, resident, within
 from tests.faults.clients import connected, execute
 from tests.faults.evil_ssh import EvilSsh, EvilTransport
@@ -65,11 +67,11 @@ def params_for(port: int, **more: Any) -> Dict[str, Any]:
     }
 
 
-def fail_to_dial(port: int) -> SshServiceError:
+def fail_to_dial(port: int, limit: float = LIMIT) -> SshServiceError:
     began = time.monotonic()
     with pytest.raises(SshServiceError) as caught:
-        dial(resolve(params_for(port)), began + LIMIT)
-    within(LIMIT, began)
+        dial(resolve(params_for(port)), began + limit)
+    within(limit, began)
     return caught.value
 
 
@@ -222,6 +224,38 @@ def test_text_of_an_unknown_server_is_cut_and_escaped() -> None:
         text = str(fail_to_dial(server.port))
     assert "\x1b" not in text and "\\x1b[2J" in text
     assert len(text) < 700
+
+
+class OffTheCurve(EvilTransport):
+    """Its part of the key exchange is a byte too short to be a point of the curve."""
+
+    _preferred_kex = ("curve25519-sha256@libssh.org",)
+
+    def _send_message(self, data: Any) -> None:
+        old = paramiko.Message(data.asbytes())
+        if old.get_byte() == b"\x1f":  # SSH_MSG_KEX_ECDH_REPLY (RFC 5656 section 4)
+            key, point, signature = (old.get_string() for _ in range(3))
+            data = message(b"\x1f", key, point[:-1], signature)
+        super()._send_message(data)
+
+
+def test_a_malformed_message_is_an_ssh_exception_for_clients() -> None:
+    """Programs written for paramiko catch no `ValueError` of the libraries below it."""
+    with EvilSsh(transport_class=OffTheCurve) as server:
+        client = shared_paramiko.SSHClient()
+        client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
+        with pytest.raises(paramiko.SSHException, match="malformed message .* 32 bytes"):
+            client.connect(
+                "127.0.0.1",
+                server.port,
+                "tester",
+                "any",
+                allow_agent=False,
+                look_for_keys=False,
+                timeout=PATIENCE,
+            )
+        client.close()
+        assert "malformed message" in str(fail_to_dial(server.port, PATIENCE))
 
 
 def kex_init_of(kex: bytes) -> bytes:
