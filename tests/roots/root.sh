@@ -46,7 +46,16 @@ mirror() {
         awk -v release="$codename" '$1 == release { print $2; exit }'
 }
 
+# One at a time makes a root, and one at a time runs in it: the next one fetches its wheels anew.
 make_root() {
+    mkdir -p "$roots"
+    (
+        flock 9
+        make_if_missing "$1"
+    ) 9>"$roots/$1.made.lock"
+}
+
+make_if_missing() {
     local release=$1 root=$roots/$1 packages=$for_the_suite source
     # Before 3.8 there is nothing to run the suite with; its sshd is what is wanted.
     [ "$release" != bullseye ] || packages=$for_an_sshd
@@ -57,7 +66,6 @@ make_root() {
     source=$(mirror)
     [ -n "$source" ] || die "apt knows no source of packages; SSH_SERVICE_MIRROR names one"
     rm -rf "$root"
-    mkdir -p "$roots"
     debootstrap --variant=minbase --include="$packages" "$release" "$root" "$source" \
         >"$roots/$release.log" 2>&1 ||
         die "$release cannot be had from $source; the end of $roots/$release.log:" \
@@ -96,6 +104,8 @@ python_in() {
     shift
     make_root "$release"
     [ -x "$root/usr/bin/$python" ] || die "$release has no $python for the suite; see: sshd $release"
+    exec 9>"$roots/$release.runs.lock"
+    flock 9
     fetch_wheels "$root"
     # The mounts are the namespace's own, and end with it; bash is its init, which reaps.
     unshare --mount --pid --net --fork --kill-child -- bash -euc '
