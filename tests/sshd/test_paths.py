@@ -186,7 +186,7 @@ CALLS: List[Callable[[Any], Any]] = [
     lambda path: list(path.iterdir()),
     lambda path: path.unlink(),
     lambda path: path.rmdir(),
-    lambda path: path.chmod(0o600),
+    lambda path: path.chmod(0o700),
     lambda path: path.resolve(strict=True),
     lambda path: (path / "below").mkdir(),
     lambda path: (path / "below").mkdir(parents=True),
