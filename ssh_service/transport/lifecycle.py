@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 import sys
 import threading
+import zlib
 from typing import Any, Optional
 
 import paramiko
@@ -27,6 +29,8 @@ from ssh_service.transport.wire import Wire
 
 # Seconds for which `close` waits for the reader thread, which ends at once on a healthy machine.
 _CLOSE_TIMEOUT = 2.0
+# What parsers of messages raise, paramiko's and those of the libraries below it.
+_PARSER_ERRORS = (ValueError, LookupError, struct.error, zlib.error)
 DISCONNECT_BY_APPLICATION = 11  # RFC 4253 section 11.1
 
 
@@ -217,8 +221,8 @@ class LifecycleTransport(paramiko.Transport):  # type: ignore[misc]
         if error is not None and error.__traceback__ is not None:
             make_printable(error)
             self._reader_error = error
-            if not isinstance(error, (SSHException, OSError, EOFError, MemoryError)):
-                # What a parser raised: see docs/paramiko_repairs.md#malformed-message
+            if isinstance(error, _PARSER_ERRORS):
+                # See docs/paramiko_repairs.md#malformed-message
                 self._saved = SSHException(printable(violation_of(error)))
                 self._saved.__cause__ = error
 
