@@ -225,10 +225,14 @@ class RemoteFiles:
         except Cancelled:
             await reply  # the server may have opened the file, which must not stay open
             if reply.kind == protocol.HANDLE:
-                await self.ask_close(decode.handle(reply.body))
+                await self.ask_close(self._opened(reply, path))
             raise
         if reply.kind != protocol.HANDLE:
             raise refusal(reply, path)
+        return self._opened(reply, path)
+
+    def _opened(self, reply: Reply, path: bytes) -> bytes:
+        """Record that a file or folder is open; return its handle."""
         handle = decode.handle(reply.body)
         session = self._client.session
         try:

@@ -12,8 +12,18 @@ from typing import Any, Dict, Iterator, List, Tuple
 
 import pytest
 
-from ssh_service.copying import Meter, Options, TimeLimits, channels, running
+from ssh_service.copying import (
+    Meter,
+    Options,
+    TimeLimits,
+    channels,
+    remote_files,
+    replies,
+    running,
+)
 from ssh_service.copying.sftp import encode, protocol
+from ssh_service.copying.sftp.handles import OpenHandles
+from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.sftp.session import SftpSession
 from tests.common import PATIENCE, in_threads
 from tests.integration.sftp_processes import real_session
@@ -194,6 +204,28 @@ def test_many_copies_share_the_few_open_files_of_a_server(
     in_threads(20, lambda number: copy(small, source, tmp_path / f"target{number}"))
     for number in range(20):
         assert (tmp_path / f"target{number}").read_bytes() == source.read_bytes()
+
+
+def test_few_open_files_are_shared_by_copies_that_have_not_looked_yet(
+    small: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy that may open no file is patient, though the others do not know yet that they may."""
+    (tmp_path / "source").write_bytes(os.urandom(700_000))
+    refused, looked = threading.Event(), OpenHandles.on_opened
+
+    def refuse(reply: Reply, path: bytes) -> Exception:
+        refused.set()
+        return replies.refusal(reply, path)
+
+    def look_late(handles: OpenHandles, handle: bytes, path: bytes, reply: Reply) -> None:
+        assert refused.wait(PATIENCE)
+        looked(handles, handle, path, reply)
+
+    monkeypatch.setattr(remote_files, "refusal", refuse)
+    monkeypatch.setattr(OpenHandles, "on_opened", look_late)
+    copy: Any = download
+    in_threads(20, lambda number: copy(small, tmp_path / "source", tmp_path / f"{number}"))
+    assert small.handles.count() == 0
 
 
 def test_open_failure_without_handle_shortage_is_raised(

@@ -32,6 +32,7 @@ def test_on_opened_handle_of_a_closed_file_is_no_error() -> None:
     handles.on_opened(b"1", b"/a", reply(1))
     handles.on_closing(b"1", reply(2))
     handles.on_opened(b"1", b"/b", reply(3))
+    handles.on_granted(2)
     assert handles.count() == 1
 
 
@@ -42,4 +43,5 @@ def test_on_closing_twice_counts_the_request_that_was_sent() -> None:
     handles.on_closing(b"1", reply())
     handles.on_closing(b"1", reply(2))
     handles.on_opened(b"1", b"/b", reply(3))
+    handles.on_granted(2)
     assert handles.count() == 1

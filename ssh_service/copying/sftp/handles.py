@@ -71,6 +71,16 @@ class OpenHandles:
             allowed = announced // 2 or self._limit
         return self.usage.used < allowed
 
+    def on_granted(self, count: int) -> None:
+        """
+        Count handles that have just arrived, on the reader thread.
+
+        Not in `on_opened`: a copy may see that the server opens no more files before others see
+        that theirs are open.
+        """
+        with self._lock:
+            self._count += count
+
     def on_opened(self, handle: bytes, path: bytes, reply: Reply) -> None:
         """
         Record that `reply` contained the handle of `path`.
@@ -84,7 +94,6 @@ class OpenHandles:
             other = self._files.get(handle)
             given_twice = other is not None and other.path != path and other.was_open_at(reply)
             self._files[handle] = _OpenFile(path)
-            self._count += 1
             if len(self._files) > _MAX_KNOWN:
                 self._files = _still_open(self._files)
         if given_twice:

@@ -119,6 +119,7 @@ class SftpSession:
         try:
             packets = self._packets.feed(chunk)
             batches: Dict[Inbox, List[Reply]] = {}
+            granted = 0
             with self._lock:
                 for packet in packets:
                     if not self._is_negotiated:
@@ -130,6 +131,7 @@ class SftpSession:
                     self._arrived += 1
                     reply.arrival = self._arrived
                     reply.kind, reply.pieces = packet.kind, packet.pieces
+                    granted += packet.kind == protocol.HANDLE
                     batches.setdefault(reply.inbox, []).append(reply)
                 unfinished = self._packets.unfinished
                 started = None if unfinished is None else self._pending.get(unfinished)
@@ -137,6 +139,8 @@ class SftpSession:
             self.mark_ended(error)
             self._channel.close()
             return
+        if granted:
+            self.handles.on_granted(granted)
         for inbox, batch in batches.items():
             inbox.deliver(batch)
         if started is not None:
