@@ -27,7 +27,7 @@ import time
 from pathlib import Path
 from typing import Callable, Counter, Dict, Iterator, List
 
-from ssh_service import forward_local, operations, paramiko
+from ssh_service import Forward, forward_local, operations, paramiko
 from ssh_service.testing.pytest_plugin import FaultProxy, Sshd
 from tests.common import DROP_IN_DEFAULTS, PATIENCE, descriptors, eventually, resident
 from tests.faults.clients import entered, params_for
@@ -98,11 +98,10 @@ def phase(sshd: Sshd, seconds: float, seed: int, folder: Path) -> History:
         cache = stack.enter_context(entered())
         paramiko.configure(cache=cache)
         stack.callback(paramiko.configure, **DROP_IN_DEFAULTS)
-        forwards = [
-            stack.enter_context(forward_local(web, port, keep=True, cache=cache))
-            for web in targets
-        ]
-        site = Site(cache, targets, forwards, folder, file, history)
+        forwards: List[Forward] = []
+        stack.callback(lambda: [forward.close() for forward in forwards])
+        forwards += (forward_local(web, port, keep=True, cache=cache) for web in targets)
+        site = Site(cache, targets, port, forwards, folder, file, history)
         keep_busy(site, sshd, proxies, seconds, seed)
         for web in targets:  # and after all that, it works
             if operations.submit(cache, web, "echo hello").result(PATIENCE).stdout != "hello\n":

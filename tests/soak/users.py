@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
 import paramiko
 
-from ssh_service import Forward, download, operations
+from ssh_service import Forward, download, forward_local, operations
 from ssh_service import paramiko as shared_paramiko
 from ssh_service import start_job, upload
 from ssh_service.connections.cache import SshClientCache
@@ -34,8 +34,10 @@ class Site(NamedTuple):
 
     cache: SshClientCache
     targets: List[Dict[str, Any]]
+    echo_port: int
+    """Of a server that sends back what it gets."""
     forwards: List[Forward]
-    """To a server that sends back what it gets; one for each target."""
+    """To that server, one for each target; used by one thread."""
     folder: Path
     file: Path
     """To which each script on the server appends its number."""
@@ -121,29 +123,35 @@ def _digest(content: bytes) -> bytes:
 
 def use_forward(site: Site, rng: random.Random) -> None:
     """Send something through a forward: it comes back whole, or the connection is reset."""
-    data, back = os.urandom(rng.choice([1, 1000, 300_000])), b""
+    which = rng.randrange(len(site.forwards))
+    forward = site.forwards[which]
+    if forward.closed:  # with the cache's connections; its port may be another server's now
+        with contextlib.suppress(SshServiceError):
+            site.forwards[which] = forward_local(
+                site.targets[which], site.echo_port, keep=True, cache=site.cache
+            )
+        return
+    data = os.urandom(rng.choice([1, 1000, 300_000]))
     try:
-        with socket.create_connection(
-            ("127.0.0.1", rng.choice(site.forwards).port or 0), PATIENCE
-        ) as client:
-            client.sendall(data)
-            client.shutdown(socket.SHUT_WR)
-            while True:
-                piece = client.recv(65536)
-                if not piece:
-                    break
-                back += piece
-    except socket.timeout:
-        site.history.complain("a stream did not end")
-    except OSError:
+        back = _exchange(forward.port or 0, data)
+    except OSError as error:
         site.history.count("streams lost")
+        if isinstance(error, socket.timeout) and not forward.closed:
+            site.history.complain("a stream did not end")
         time.sleep(0.05)  # while there is no connection each is refused at once
     else:
-        if back == data:
-            site.history.count("streams")
-        else:
+        site.history.count("streams lost" if forward.closed else "streams")
+        if back != data and not forward.closed:
             what = "the first" if data.startswith(back) else "not the first"
             site.history.complain(f"a stream of {len(data)} bytes ended after {what} {len(back)}")
+
+
+def _exchange(port: int, data: bytes) -> bytes:
+    """Send something to a server; return what it answers, up to its end."""
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: client.recv(65536), b""))
 
 
 def run_job(site: Site, rng: random.Random) -> None:
