@@ -74,12 +74,12 @@ def test_the_job_and_the_forward_of_the_example_run(
     )
 
 
-def test_the_services_example_succeeds_and_is_silent(
+def test_the_services_example_succeeds_and_prints_the_output(
     sshd: Sshd, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = perform(example("services"), sshd, home)
     assert names["results"]["stdout"] == "mode fast\n"
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == "mode fast\n\n"
 
 
 def test_mlos_bench_loads_the_services_of_the_example(sshd: Sshd, home: Path) -> None:
