@@ -65,8 +65,8 @@ def start(
     Parameters
     ----------
     destination : Union[str, Mapping[str, Any], Host, SshTransport]
-        The server: ``"[user@]host[:port]"``, connect parameters such as
-        ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.resolve` lists all), a
+        The server: ``"[user@]host[:port]"``, settings such as
+        ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.SETTINGS` lists all), a
         `Host`, or an open connection.
     script : Union[None, str, Iterable[str]]
         The script, or its lines, for the shell on the server.  The lines may include their line
@@ -201,8 +201,8 @@ def run(
     Parameters
     ----------
     destination : Union[str, Mapping[str, Any], Host, SshTransport]
-        The server: ``"[user@]host[:port]"``, connect parameters such as
-        ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.resolve` lists all), a
+        The server: ``"[user@]host[:port]"``, settings such as
+        ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.SETTINGS` lists all), a
         `Host`, or an open connection.
     script : Union[None, str, Iterable[str]]
         The script, or its lines, for the shell on the server.  The lines may include their line

@@ -51,8 +51,8 @@ def upload(
     Parameters
     ----------
     destination : Union[str, Mapping[str, Any], Host, SshTransport]
-        The server: ``"[user@]host[:port]"``, connect parameters such as
-        ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.resolve` lists all), a
+        The server: ``"[user@]host[:port]"``, settings such as
+        ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.SETTINGS` lists all), a
         `Host`, or an open connection.
     local_path : Union[str, os.PathLike, bytes, BinaryIO]
         The local file or folder.  The path is used literally: neither patterns nor ``~`` are
@@ -206,8 +206,8 @@ def download(
     Parameters
     ----------
     destination : Union[str, Mapping[str, Any], Host, SshTransport]
-        The server: ``"[user@]host[:port]"``, connect parameters such as
-        ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.resolve` lists all), a
+        The server: ``"[user@]host[:port]"``, settings such as
+        ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.SETTINGS` lists all), a
         `Host`, or an open connection.
     remote_path : Union[str, os.PathLike]
         The file or folder on the server; a relative path starts at the home directory.  ``~`` or

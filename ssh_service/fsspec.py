@@ -16,16 +16,23 @@ import shutil
 import stat
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, TypeVar, Union
 
-import fsspec
-from fsspec.callbacks import DEFAULT_CALLBACK
-from fsspec.utils import isfilelike
-
 from ssh_service import local_paths, params
 from ssh_service.copying import temporary
 from ssh_service.errors import SshConfigError
 from ssh_service.host import Host
 from ssh_service.paths.path import FollowedEntry, SshPath, read_range, scan_followed
 from ssh_service.paths.status import FileStatus
+
+try:
+    import fsspec
+    from fsspec.callbacks import DEFAULT_CALLBACK
+    from fsspec.utils import isfilelike
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"No module named {error.name!r}; install it with: pip install fsspec"
+        " (in a checkout: pip install '.[fsspec]')",
+        name=error.name,
+    ) from error
 
 __all__ = ["SshFileSystem", "register"]
 
@@ -50,8 +57,8 @@ class SshFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
     host : Union[str, Host, Mapping[str, Any]]
         The host, as for `Host`.
     **settings : Any
-        Further connect parameters, such as ``username`` and ``connect_timeout``
-        (`ssh_service.params.resolve` lists all).
+        Further settings, such as ``username`` and ``connect_timeout``
+        (`ssh_service.params.SETTINGS` lists all).
 
     Attributes
     ----------

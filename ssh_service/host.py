@@ -75,19 +75,19 @@ class Host(Resolvable):
     Parameters
     ----------
     destination : Union[str, Mapping[str, Any], Host]
-        ``"[user@]host[:port]"``, ``"ssh://[user@]host[:port]"``, connect parameters such as
+        ``"[user@]host[:port]"``, ``"ssh://[user@]host[:port]"``, settings such as
         ``{"host": "web1"}``, or another `Host`, whose settings are copied.
     cache : Optional[SshClientCache]
         The cache that provides the connections.  None: the cache of `destination` if that is a
         `Host`, otherwise `default_cache`.
     **settings : Any
-        Further connect parameters, such as ``connect_timeout=5`` (`ssh_service.params.resolve`
+        Further settings, such as ``connect_timeout=5`` (`ssh_service.params.SETTINGS`
         lists all); they take precedence over those of `destination`.
 
     Attributes
     ----------
     settings : Mapping[str, Any]
-        The connect parameters; secrets are shown as ``***``.
+        The settings; secrets are shown as ``***``.
     cache : Optional[SshClientCache]
         The cache that provides the connections; None: `default_cache`.
     connection_id : str
@@ -158,7 +158,7 @@ class Host(Resolvable):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The connect parameters, which cannot be changed; secrets are shown as ``***``."""
+        """The settings, which cannot be changed; secrets are shown as ``***``."""
         return MappingProxyType(self._settings)
 
     @property

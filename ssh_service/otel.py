@@ -38,7 +38,9 @@ try:
     from opentelemetry import metrics, trace
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        "needs OpenTelemetry (pip install opentelemetry-api)", name=error.name
+        f"No module named {error.name!r}; install it with: pip install opentelemetry-api"
+        " (in a checkout: pip install '.[otel]')",
+        name=error.name,
     ) from error
 
 __all__ = ["instrument"]

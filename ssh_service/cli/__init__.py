@@ -34,7 +34,7 @@ Commands:
 
 The commands and their options need click and rich.
 """
-_INSTALL = "pip install 'click>=8.1' 'rich>=13'   (in a checkout: pip install '.[cli]')"
+_INSTALL = "pip install 'click>=8.1' 'rich>=13' (in a checkout: pip install '.[cli]')"
 
 
 def main(arguments: Optional[List[str]] = None) -> int:

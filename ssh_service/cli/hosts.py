@@ -30,7 +30,7 @@ def show(patterns: Sequence[str], files: Sequence[str], as_json: bool, **options
         try:
             target = params.resolve(connect_params(name, common))
         except SshConfigError as error:
-            print(f"ssh-service: {name}: {one_line(error)}", file=sys.stderr)
+            print(f"{name}: FAILED: {one_line(error)}", file=sys.stderr)
             status = 1
             continue
         found = _as_dict(name, target)

@@ -18,7 +18,7 @@ from ssh_service.cli.rates import Copied
 from ssh_service.cli.report import JsonLines, Lines, Reporter, summary_line
 from ssh_service.cli.signals import CLOSED_OUTPUT_STATUS, signals_named
 from ssh_service.errors import SshServiceError
-from ssh_service.fleet import HostResult, Results
+from ssh_service.fleet import HostResult, Results, expand, fold
 from ssh_service.fleet.result import failed
 
 __all__ = ["HostsRun"]
@@ -29,7 +29,7 @@ _POLL_INTERVAL = 0.1
 _CANCEL_TIMEOUT = 6.0
 # The maximum seconds between two attempts; the first interval is one second.
 _MAX_RETRY_INTERVAL = 30.0
-# The maximum number of failed hosts that the last line names.
+# The maximum number of failed hosts, and ranges of them, that the last line names.
 _MAX_NAMED = 20
 
 
@@ -231,17 +231,20 @@ class HostsRun:
         if self._as_json and not self._verbose:
             return
         several = len(self._hosts) > 1
-        if self._copied is not None and (several or self._is_interactive):
+        copied = self._copied is not None and (self._copied.has_any() or not self._failed)
+        if copied and (several or self._is_interactive):
             reporter.note(f"copied {self._copied}")
         if several:
             reporter.note(self._summary())
 
     def _summary(self) -> str:
         text = f"{self._succeeded} of {len(self._hosts)} hosts succeeded"
-        failed = list(self._failed)
+        failed = set(self._failed)
         if failed:
-            more = len(failed) - _MAX_NAMED
-            names = ", ".join(failed[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+            patterns = fold(host for host in self._hosts if host in failed)
+            named = patterns[:_MAX_NAMED]
+            more = len(failed) - sum(len(expand(pattern)) for pattern in named)
+            names = ", ".join(named) + (f" and {more} more" if more > 0 else "")
             text += f", {len(failed)} failed: {names}"
         return text
 

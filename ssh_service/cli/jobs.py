@@ -22,7 +22,7 @@ from ssh_service.cli.targets import (
     sudo_parameters,
 )
 from ssh_service.connections.cache import SshClientCache
-from ssh_service.errors import SshServiceError
+from ssh_service.errors import SshJobTimeout, SshServiceError
 from ssh_service.fleet.hosts import connect_params
 from ssh_service.fleet.result import one_line
 from ssh_service.jobs import Job, JobState, find_job, start_job
@@ -109,7 +109,7 @@ def logs(job_ids: Sequence[str], follow: bool, stderr: bool, **options: Any) -> 
                 _write(prefix, line)
         return []
 
-    return _run(work, _is_any, options, lambda: f"job {job_id} does not end with this")
+    return _run(work, _is_any, options, lambda: f"the job keeps running: {job_id}")
 
 
 def status(job_ids: Sequence[str], **options: Any) -> int:
@@ -127,7 +127,8 @@ def wait(job_ids: Sequence[str], **options: Any) -> int:
     def act(job: Job, left: Optional[float]) -> JobState:
         return job.wait(left)
 
-    return _each(job_ids, act, _succeeded, options, "jobs that run keep running")
+    jobs = "the job keeps" if len(job_ids) == 1 else "the jobs keep"
+    return _each(job_ids, act, _succeeded, options, f"{jobs} running")
 
 
 def kill(job_ids: Sequence[str], signal: Optional[str], **options: Any) -> int:
@@ -241,7 +242,7 @@ def _run(
         if options["as_json"]:
             _print({"host": host, **({"id": job_id} if job_id else {}), "error": text})
         else:
-            print(f"ssh-service: {host}: {text}", file=sys.stderr, flush=True)
+            print(f"{host}: {_verdict(error)}: {text}", file=sys.stderr, flush=True)
 
     def on_host(host: str) -> None:
         if interrupted.is_set():
@@ -271,6 +272,10 @@ def _run(
         _close(cache, futures)
         pool.shutdown(wait=False)
     return 1 if failed else 0
+
+
+def _verdict(error: Exception) -> str:
+    return "TIMED OUT" if isinstance(error, SshJobTimeout) and error.answered else "FAILED"
 
 
 def _close(cache: SshClientCache, futures: "List[concurrent.futures.Future[None]]") -> None:

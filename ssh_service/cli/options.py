@@ -164,21 +164,25 @@ COMMAND_OPTIONS: List[Decorator] = [
         "--env",
         multiple=True,
         metavar="NAME[=VALUE]",
-        help="An environment variable for the command; repeatable.  Without =VALUE, it has its"
-        " value of here, which no process list shows.",
+        help="An environment variable for the command; repeatable.  Without =VALUE, it takes its"
+        " value from your own environment, so that no process list shows it.",
     ),
 ]
-SUDO_OPTIONS: List[Decorator] = [
-    click.option("--sudo", is_flag=True, help="Have sudo run it on the hosts, as root."),
-    click.option(
-        "--sudo-user", metavar="USER", help="Have sudo run it on the hosts, as this user."
-    ),
-    click.option(
-        "--ask-sudo-password",
-        is_flag=True,
-        help="Ask once for the password for sudo, and run it by sudo.",
-    ),
-]
+
+
+def _sudo_options(what: str) -> List[Decorator]:
+    return [
+        click.option("--sudo", is_flag=True, help=f"{what}, as root."),
+        click.option("--sudo-user", metavar="USER", help=f"{what}, as this user."),
+        click.option(
+            "--ask-sudo-password",
+            is_flag=True,
+            help="Ask once for the password for sudo; this implies --sudo.",
+        ),
+    ]
+
+
+SUDO_OPTIONS = _sudo_options("Have sudo run the command on the hosts")
 VERBOSE_OPTION = click.option(
     "-v", "--verbose", count=True, help="Log more to standard error; -vv: still more."
 )
@@ -244,7 +248,7 @@ HOST_OPTIONS: List[Decorator] = [
 _OF_JOBS: List[Decorator] = [
     _timeout("The time limit of this command for each host, not of its jobs."),
     *CONNECTION_OPTIONS,
-    *SUDO_OPTIONS,
+    *_sudo_options("For jobs that sudo starts on the hosts"),
     click.option("--json", "as_json", is_flag=True, help="Write JSON, one object on each line."),
 ]
 JOB_OPTIONS: List[Decorator] = [*TARGET_OPTIONS, *_OF_JOBS]

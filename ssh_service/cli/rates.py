@@ -51,6 +51,10 @@ class Copied:
         """Set the progress of a host; from any thread."""
         self._of_hosts[host] = progress
 
+    def has_any(self) -> bool:
+        """Return whether anything was copied."""
+        return any(one.files_done or one.bytes_done for one in list(self._of_hosts.values()))
+
     def __str__(self) -> str:
         files = sum(progress.files_done for progress in self._of_hosts.values())
         size = sum(progress.bytes_done for progress in self._of_hosts.values())

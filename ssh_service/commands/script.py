@@ -83,7 +83,7 @@ def one_script(script: Optional[Script], args: Optional[Sequence[Any]]) -> Scrip
             raise SshConfigError("script: missing; expected a text, lines, or args=[...]")
         return script
     if script is not None:
-        raise SshConfigError("script, args: give one of them; args has the command, too")
+        raise SshConfigError("script, args: give script or args, not both")
     if isinstance(args, (str, bytes)) or not isinstance(args, collections.abc.Iterable):
         kind = type(args).__name__
         raise SshConfigError(f"args: expected a list such as ['ls', '-l'], got {kind}")

@@ -33,7 +33,7 @@ _HINTS = (
     ("password is required", "; pass sudo_password"),
 )
 # For a script, which needs a rule for its shell.
-HINT_AT_ARGS = ", or args if the rules allow only a command"
+HINT_AT_ARGS = ", or args if the rules allow only this one command"
 # How each line begins that sudo prints if it refuses to run a command.
 _REFUSALS = (b"sudo: ", b"Sorry, ")
 # The commands by which a shell under sudo reads a script, as sudo prints them.

@@ -121,15 +121,13 @@ class Terminable(ChannelSink):
 
     def _on_timeout(self) -> None:
         limit = f"{self._timeout:g} s"
-        text = f"{self.connection_id}: the command was not sent within {limit}"
-        if self.waits_for() == "queue":
-            text += " (waiting for a session)"
-            error: SshServiceError = SshCommandTimeout(
-                text, connection_id=self.connection_id, phase="queue"
-            )
+        where, phase = self.connection_id, self.waits_for()
+        if phase == "queue":
+            text = f"{where}: the command was not sent within {limit} (waiting for a session)"
+            error: SshServiceError = SshCommandTimeout(text, connection_id=where, phase=phase)
         else:
-            text += " (connecting)"
-            error = SshConnectTimeout(text, connection_id=self.connection_id, phase="connect")
+            text = f"{where}: not connected within {limit} (phase: {phase})"
+            error = SshConnectTimeout(text, connection_id=where, phase=phase)
         if self._settle(error=error, unless_sent=True):
             return
         text = f"{self.connection_id}: the command did not end within {limit}"

@@ -249,7 +249,7 @@ class SshClientCache:
         Parameters
         ----------
         connect_params : Union[str, Mapping[str, Any], Host]
-            ``"[user@]host[:port]"``, a `Host`, or connect parameters with asyncssh's names:
+            ``"[user@]host[:port]"``, a `Host`, or settings with asyncssh's names:
             ``host`` and optionally ``port``, ``username``, ``client_keys``, ``known_hosts``, ...;
             see `ssh_service.params.resolve`.
 

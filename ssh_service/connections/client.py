@@ -143,7 +143,7 @@ class SshClient:
         Parameters
         ----------
         connect_params : Union[str, Mapping[str, Any], Host]
-            ``"[user@]host[:port]"``, connect parameters, or a `Host`; see
+            ``"[user@]host[:port]"``, settings, or a `Host`; see
             `ssh_service.params.resolve`.
 
         Returns

@@ -169,6 +169,16 @@ class Slot:
         """Whether `cleanup` closes the slot, with all others of its generation."""
         return self.entry.generation.is_retired
 
+    @property
+    def dial_phase(self) -> str:
+        """The phase of the dial, read without the lock; ``connect`` until it has a stream."""
+        transport = self.dialling
+        if transport is None:
+            return "connect"
+        if not transport.remote_version:
+            return "banner"
+        return "auth" if transport.initial_kex_done else "kex"
+
     def is_in_cache(self) -> bool:
         """Return whether the slot is still in the cache."""
         return not self.entry.is_removed() and self.entry.slots.get(self.connection_no) is self

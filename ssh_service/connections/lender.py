@@ -133,12 +133,12 @@ class Lender:
         try:
             slot.waiters.add(lease.token)  # the release discards it, too, if this is interrupted
             if not slot.connection.wait(None if deadline is None else max(0.0, deadline - began)):
-                name = slot.target.connection_id
+                name, phase = slot.target.connection_id, slot.dial_phase
                 raise SshConnectTimeout(
-                    f"{name}: timed out while connecting,"
-                    f" after {time.monotonic() - began:.1f} s",
+                    f"{name}: not connected within {time.monotonic() - began:.1f} s"
+                    f" (phase: {phase})",
                     connection_id=name,
-                    phase="connect",
+                    phase=phase,
                 )
         finally:
             slot.waiters.discard(lease.token)

@@ -82,8 +82,8 @@ def _run(options: argparse.Namespace) -> int:
         if (error.name or "").startswith("ssh_service"):
             raise
         print(
-            f"{_command_name()}: needs {error.name}; install it with: pip install mock-ssh-server"
-            " 'rich>=13'",
+            f"{_command_name()}: No module named {error.name!r}; install it with: pip install"
+            " mock-ssh-server 'rich>=13' (in a checkout: pip install '.[demo]')",
             file=sys.stderr,
         )
         return 2

@@ -169,7 +169,7 @@ class RealStage(Stage):
         self._name = target.connection_id
         self.introduction = (
             f"The server is {self._name}. It is used with two keepalive intervals, which makes two"
-            " connections: a connection is shared only if all parameters are equal."
+            " connections: a connection is shared only if all settings are equal."
         )
 
     def _hosts(self, stack: contextlib.ExitStack) -> List[DemoHost]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import socket
 import time
-from typing import Any, Optional
+from typing import Any
 
 from paramiko.ssh_exception import AuthenticationException, SSHException
 
 from ssh_service.connections.entries import Slot
 from ssh_service.drop_in.target import HANDSHAKE_TIMEOUT, ClientTarget
-from ssh_service.transport import SshTransport
 
 # Seconds between two checks of the dial's progress.
 _INTERVAL = 0.1
@@ -37,20 +36,12 @@ def wait_for_dial(slot: Slot, own: ClientTarget) -> None:
     }
     step, began = "", 0.0
     while not slot.connection.done():
-        now, before, step = time.monotonic(), step, _step(slot.dialling)
+        now, before, step = time.monotonic(), step, slot.dial_phase
         began = began if step == before else now
         left = began + limits[step] - now
         if left <= 0:
             raise _too_late(step)
         slot.connection.wait(min(left, _INTERVAL))
-
-
-def _step(transport: Optional[SshTransport]) -> str:
-    if transport is None:
-        return "connect"
-    if not transport.remote_version:
-        return "banner"
-    return "auth" if transport.initial_kex_done else "kex"
 
 
 def _too_late(step: str) -> Any:

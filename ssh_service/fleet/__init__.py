@@ -90,7 +90,7 @@ def run(
     Parameters
     ----------
     hosts : Iterable[Union[str, Mapping[str, Any], Host]]
-        The hosts, each as ``[user@]host[:port]``, as a mapping of connect parameters (see
+        The hosts, each as ``[user@]host[:port]``, as a mapping of settings (see
         `ssh_service.params.resolve`), or as a `Host`.  The next host is taken from the iterable
         only when it can start, so the iterable may be infinite.  `expand` expands ranges such as
         ``web[01-40]``.
@@ -223,7 +223,7 @@ def upload(
     Parameters
     ----------
     hosts : Iterable[Union[str, Mapping[str, Any], Host]]
-        The hosts, each as ``[user@]host[:port]``, as a mapping of connect parameters (see
+        The hosts, each as ``[user@]host[:port]``, as a mapping of settings (see
         `ssh_service.params.resolve`), or as a `Host`.  The next host is taken from the iterable
         only when it can start.
     local_path : Union[str, os.PathLike, bytes]
@@ -371,7 +371,7 @@ def download(
     Parameters
     ----------
     hosts : Iterable[Union[str, Mapping[str, Any], Host]]
-        The hosts, each as ``[user@]host[:port]``, as a mapping of connect parameters (see
+        The hosts, each as ``[user@]host[:port]``, as a mapping of settings (see
         `ssh_service.params.resolve`), or as a `Host`.  The next host is taken from the iterable
         only when it can start.
     remote_path : Union[str, os.PathLike]
@@ -563,7 +563,7 @@ def _checked_connect(connect: Optional[Mapping[str, Any]]) -> Mapping[str, Any]:
         return {}
     if not isinstance(connect, Mapping):
         raise SshConfigError(
-            f"connect: expected a mapping of connect parameters, got a {type(connect).__name__}"
+            f"connect: expected a mapping of settings, got a {type(connect).__name__}"
         )
     if "host" in connect:
         raise SshConfigError("connect: expected parameters that all hosts share, got 'host'")

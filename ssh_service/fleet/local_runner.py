@@ -152,7 +152,7 @@ class LocalRunner(Runner):
             if self._cancelled and not sent:
                 return builder.cancelled()
             if self._cancelled:
-                error = SshCommandCancelled(f"{builder.host}: the copy was cancelled")
+                error = tasks.copy_cancelled_error(self._task, host)
             return builder.failed(error)
         return builder.copied(plan)
 

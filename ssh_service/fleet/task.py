@@ -122,6 +122,12 @@ def outcome_unknown_error(name: str, why: str = "the worker was lost") -> SshWor
     return SshWorkerLost(f"{name}: {why}; its outcome is unknown, and it was not retried")
 
 
+def copy_cancelled_error(task: FleetTask, host: Any) -> SshCommandCancelled:
+    """Return the error for a host whose copy was cancelled after it had begun."""
+    name = params.resolve(hosts.connect_params(host, task.connect)).connection_id
+    return SshCommandCancelled(f"{name}: the copy was cancelled", connection_id=name)
+
+
 def start(
     cache: SshClientCache,
     task: FleetTask,

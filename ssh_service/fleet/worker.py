@@ -13,7 +13,6 @@ from typing import Any, Callable, List, NamedTuple, Optional, Set, Tuple
 
 from ssh_service import params
 from ssh_service.connections.cache import SshClientCache
-from ssh_service.errors import SshCommandCancelled
 from ssh_service.fleet import on_dask
 from ssh_service.fleet import task as tasks
 from ssh_service.fleet.result import HostResult
@@ -130,7 +129,7 @@ def _copy(
 ) -> HostResult:
     def raise_if_cancelled(*_: Any) -> None:
         if is_cancelled(host_task.run):
-            raise SshCommandCancelled(f"{builder.host}: the copy was cancelled")
+            raise tasks.copy_cancelled_error(host_task.task, host_task.host)
 
     try:
         plan = tasks.copy(

@@ -56,9 +56,9 @@ def forward_local(
     Parameters
     ----------
     destination : Union[str, Mapping[str, Any], Host]
-        The server: ``"[user@]host[:port]"``, connect parameters such as
-        ``{"host": "bastion", "username": "admin"}`` (`ssh_service.params.resolve` lists all), or a
-        `Host`.
+        The server: ``"[user@]host[:port]"``, settings such as
+        ``{"host": "bastion", "username": "admin"}`` (`ssh_service.params.SETTINGS` lists all), or
+        a `Host`.
     to : Union[int, str, os.PathLike]
         The target, seen from the server: ``"host:port"``, ``"[IPv6 address]:port"``, the path of a
         Unix socket on the server, or a port of the server itself (on its loopback, as
@@ -133,9 +133,9 @@ def forward_socks(
     Parameters
     ----------
     destination : Union[str, Mapping[str, Any], Host]
-        The server: ``"[user@]host[:port]"``, connect parameters such as
-        ``{"host": "bastion", "username": "admin"}`` (`ssh_service.params.resolve` lists all), or a
-        `Host`.
+        The server: ``"[user@]host[:port]"``, settings such as
+        ``{"host": "bastion", "username": "admin"}`` (`ssh_service.params.SETTINGS` lists all), or
+        a `Host`.
     listen : Union[int, str, os.PathLike]
         The address to listen on: a port of 127.0.0.1 (0: any free one), ``"address:port"`` (``*``:
         all addresses, with a warning in the log, as everyone who can reach them can use the
@@ -197,9 +197,9 @@ def forward_remote(
     Parameters
     ----------
     destination : Union[str, Mapping[str, Any], Host]
-        The server: ``"[user@]host[:port]"``, connect parameters such as
-        ``{"host": "bastion", "username": "admin"}`` (`ssh_service.params.resolve` lists all), or a
-        `Host`.
+        The server: ``"[user@]host[:port]"``, settings such as
+        ``{"host": "bastion", "username": "admin"}`` (`ssh_service.params.SETTINGS` lists all), or
+        a `Host`.
     to : Union[int, str, os.PathLike]
         The target, seen from this machine: ``"host:port"``, ``"[IPv6 address]:port"``, the path of
         a Unix socket, or a port of this machine's loopback.

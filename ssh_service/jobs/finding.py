@@ -36,8 +36,8 @@ def find_job(
     Parameters
     ----------
     destination : Union[str, Mapping[str, Any], Host]
-        The host: ``"[user@]host[:port]"``, connect parameters such as
-        ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.resolve` lists all), or a
+        The host: ``"[user@]host[:port]"``, settings such as
+        ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.SETTINGS` lists all), or a
         `Host`.
     id : str
         The job's name on the host.
@@ -122,8 +122,8 @@ def list_jobs(
     Parameters
     ----------
     destination : Union[str, Mapping[str, Any], Host]
-        The host: ``"[user@]host[:port]"``, connect parameters such as
-        ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.resolve` lists all), or a
+        The host: ``"[user@]host[:port]"``, settings such as
+        ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.SETTINGS` lists all), or a
         `Host`.
     sudo, sudo_password
         As for `start_job`; jobs that were started by sudo are found only by sudo.
@@ -194,8 +194,8 @@ def clean_jobs(
     Parameters
     ----------
     destination : Union[str, Mapping[str, Any], Host]
-        The host: ``"[user@]host[:port]"``, connect parameters such as
-        ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.resolve` lists all), or a
+        The host: ``"[user@]host[:port]"``, settings such as
+        ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.SETTINGS` lists all), or a
         `Host`.
     older : float
         The minimum number of seconds since a job's end, by the host's clock; if the end is

@@ -73,8 +73,8 @@ def start_job(
     Parameters
     ----------
     destination : Union[str, Mapping[str, Any], Host]
-        The host: ``"[user@]host[:port]"``, connect parameters such as
-        ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.resolve` lists all), or a
+        The host: ``"[user@]host[:port]"``, settings such as
+        ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.SETTINGS` lists all), or a
         `Host`.
     script : Union[None, str, Iterable[str]]
         The script, or its lines, in the language of the shell on the host.

@@ -51,8 +51,8 @@ def install() -> None:
     global _installed
     if not host_api.Service.__module__.startswith("mlos_bench."):
         raise ImportError(
-            "mlos_bench is not installed (pip install mlos_bench pytz), or disabled "
-            f"({host_api.STANDALONE_VARIABLE} is set)."
+            f"mlos_bench is disabled ({host_api.STANDALONE_VARIABLE} is set), or not installed;"
+            " install it with: pip install mlos_bench pytz (in a checkout: pip install '.[mlos]')"
         )
     from ssh_service.mlos_bench import copies, logs, module_names, reasons, runners, schemas
     from ssh_service.mlos_bench.permanent import PermanentFailures

@@ -34,7 +34,7 @@ def main(arguments: List[str]) -> None:
         print(_HELP, end="")
         return
     if not arguments:
-        print(_USAGE, file=sys.stderr)
+        print(f"ssh_service.paramiko: no program is given\n{_USAGE}", file=sys.stderr)
         sys.exit(2)
     # pytest warns about a package with a plugin that was imported before.
     ssh_service.__doc__ = f"{ssh_service.__doc__}\nPYTEST_DONT_REWRITE"
@@ -59,6 +59,8 @@ def _find(program: str) -> str:
     if os.path.exists(program):
         return program
     found = shutil.which(program)
+    if found is None and program.startswith("-"):
+        _fail(f"options of Python are not taken: {program}; give a file, or -m MODULE\n{_USAGE}")
     if found is None:
         _fail(f"no such program: {program}\n{_USAGE}")
     return found

@@ -94,7 +94,7 @@ def check_names(given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
         names = list(known)
         raise SshConfigError(
             "; ".join(
-                f"unknown connect parameter {name!r}{_hint(name, names)}"
+                f"unknown setting {name!r}{_hint(name, names)}"
                 for name in sorted(map(str, unknown))
             )
         )

@@ -109,7 +109,7 @@ class _Chain:
         if isinstance(given, Mapping):
             return self._resolve(given, hops)
         if not isinstance(given, str):
-            right = "user@host:port, connect parameters or a Transport"
+            right = "user@host:port, a mapping of settings, or a Transport"
             raise settings.invalid_type(name, given, right)
         *before, last = [part.strip() for part in given.split(",")]
         hop = _hop(name, last)

@@ -117,12 +117,11 @@ class SessionPool:
         def check() -> None:
             with self._lock:
                 late = self._scheduler.are_connecting_longer(limit)
+                phase = self._scheduler.dial_phase()
             if late:
                 where = command.connection_id
-                text = f"{where}: timed out while connecting, after {limit:g} s"
-                command.settle_unsent(
-                    SshConnectTimeout(text, connection_id=where, phase="connect")
-                )
+                text = f"{where}: not connected within {limit:g} s (phase: {phase})"
+                command.settle_unsent(SshConnectTimeout(text, connection_id=where, phase=phase))
 
         command.set_timer(limit, check)
 
@@ -147,7 +146,7 @@ class SessionPool:
         self._dispatch()
 
     def _wait_phase(self) -> str:
-        return "connect" if self._scheduler.are_connecting() else "queue"
+        return self._scheduler.dial_phase() if self._scheduler.are_connecting() else "queue"
 
     def _dispatch(self) -> None:
         """Start commands, dial connections and fail commands until nothing more can be done."""

@@ -92,6 +92,11 @@ class SessionScheduler:
         """Return whether there is no connection yet."""
         return all(connection.transport is None for connection in self.connections)
 
+    def dial_phase(self) -> str:
+        """Return the phase of the first dial."""
+        slots = [connection.slot for connection in self.connections]
+        return next((slot.dial_phase for slot in slots if slot is not None), "connect")
+
     def are_connecting_longer(self, limit: float) -> bool:
         """Return whether there is no connection yet, and a dial may take more than `limit` s."""
         slots = [connection.slot for connection in self.connections if connection.slot is not None]

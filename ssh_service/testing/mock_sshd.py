@@ -42,7 +42,9 @@ try:
     import mockssh.sftp
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        "needs mock-ssh-server (pip install mock-ssh-server)", name=error.name
+        f"No module named {error.name!r}; install it with: pip install mock-ssh-server"
+        " (in a checkout: pip install '.[testing]')",
+        name=error.name,
     ) from error
 
 __all__ = ["MockSshd"]

@@ -201,7 +201,7 @@ class SshTransport(AuthenticatingTransport):
         cause = self._reader_error
         if not finished or time.monotonic() >= deadline:
             raise SshConnectTimeout(
-                f"{self.connection_id}: no SSH session within {deadline - began:.1f} s"
+                f"{self.connection_id}: not connected within {deadline - began:.1f} s"
                 f" (phase: {phase}){self._server_text()}",
                 connection_id=self.connection_id,
                 phase=phase,

@@ -17,6 +17,7 @@ from ssh_service import (
     SshCommandTimeout,
     SshConfigError,
     SshConnectError,
+    SshConnectTimeout,
     api,
     close_all,
     copies,
@@ -48,6 +49,18 @@ def test_run_wrong_option_is_an_error_at_once(option: str, value: Any, complaint
     """Nothing is dialled first, and no text counts as true."""
     with pytest.raises(SshConfigError, match=complaint):
         run({"host": "127.0.0.1", "port": 1}, "true", **{option: value})
+
+
+def test_a_call_that_times_out_while_connecting_says_in_which_phase(
+    mock_sshd: MockSshd, ssh_cache: SshClientCache
+) -> None:
+    """Also if only the call has a limit, and the dial goes on."""
+    mock_sshd.freeze(listener=True)
+    with pytest.raises(
+        SshConnectTimeout, match=r"not connected within 0\.3 s \(phase: banner\)"
+    ) as caught:
+        run(mock_sshd.connect_params, "true", timeout=0.3, cache=ssh_cache)
+    assert caught.value.phase == "banner"
 
 
 @pytest.mark.parametrize("option", ["cache", "progress"])

@@ -575,7 +575,8 @@ def test_failed_download_from_several_leaves_no_empty_folder(run: Run, tmp_path:
     """A host's folder stays only where something arrived, or where it was before."""
     (tmp_path / "here" / "web3").mkdir(parents=True)
     done = run("download", "-H", "web[1-3]", "/no/such", str(tmp_path / "here"))
-    assert done.returncode == 1
+    assert done.returncode == 1 and "copied" not in done.stderr
+    assert done.stderr.endswith("0 of 3 hosts succeeded, 3 failed: web[1-3]\n")
     assert os.listdir(tmp_path / "here") == ["web3"]
     for target in ("new", "slash/"):
         hosts = ["-H", "web1"] if target == "slash/" else ["-H", "web[1-2]"]

@@ -309,7 +309,7 @@ def test_the_clock_covers_the_queue(
     )
     error = run_one.exception(PATIENCE)
     assert isinstance(error, (SshCommandTimeout, SshConnectTimeout))
-    assert error.phase in ("queue", "connect") and getattr(error, "process", None) is None
+    assert error.phase != "run" and getattr(error, "process", None) is None
     assert holder.result(PATIENCE).exit_status == 0
 
 

@@ -60,7 +60,8 @@ def test_job_is_started_read_waited_for_and_removed(job: Job) -> None:
     assert found["ended"] >= found["began"]
     assert job("remove", "cli").stdout == "web1: cli removed\n"
     done = job("wait", "cli")
-    assert done.returncode == 1 and "there is no job cli" in done.stderr
+    assert done.returncode == 1 and done.stderr.startswith("web1: FAILED: ")
+    assert "there is no job cli" in done.stderr
 
 
 def test_job_gets_variables_and_input(
@@ -173,14 +174,14 @@ def test_wait_that_takes_too_long_says_that_the_job_keeps_running(job: Job) -> N
     done = job("wait", "long", "-t", "2")
     assert done.returncode == 1 and done.stdout == ""
     assert "job long did not end within " in done.stderr and "keeps running" in done.stderr
-    assert "TimeoutError" not in done.stderr
+    assert done.stderr.startswith("web1: TIMED OUT: ") and "TimeoutError" not in done.stderr
     job("kill", "long")
 
 
 INTERRUPTED = {
     "start": "these jobs may have been started: web1: never",
-    "wait": "jobs that run keep running: never",
-    "logs": "job never does not end with this",
+    "wait": "the job keeps running: never",
+    "logs": "the job keeps running: never",
 }
 
 

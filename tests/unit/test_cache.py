@@ -330,7 +330,7 @@ def test_caller_deadline_does_not_affect_other_waiters(
     connections: SshClientCache, dialer: GatedDialer
 ) -> None:
     dialer.hold("alpha")
-    with pytest.raises(SshConnectTimeout, match="after 0.0 s") as caught:
+    with pytest.raises(SshConnectTimeout, match="within 0.0 s") as caught:
         connections.acquire(target(), time.monotonic() + 0.01)
     assert caught.value.phase == "connect"
     assert connections.stats()["leases"] == connections.stats()["waiting"] == 0
@@ -347,7 +347,7 @@ def test_a_caller_waits_for_a_dial_of_others_as_long_as_its_own_might_take(
 ) -> None:
     dialer.hold("alpha")
     patient = connections.request(target(connect_timeout=60))
-    with pytest.raises(SshConnectTimeout, match="timed out while connecting"):
+    with pytest.raises(SshConnectTimeout, match="not connected within"):
         connections.get_client_connection(connect_params(connect_timeout=0.01))
     dialer.release("alpha")
     patient.connection.result(PATIENCE)

@@ -141,6 +141,9 @@ def test_the_exit_statuses_are_in_the_help() -> None:
         (["upload", "-H", "a", "only-one"], "Missing argument"),
         (["download", "-H", "a", "only-one"], "Missing argument"),
         (["upload", "-H", "a", "b", "c", "d"], "one source and one target, got 3 paths: copy"),
+        (["upload", "web1", "b", "c"], "(and --exclude); hosts are named with -H HOST"),
+        (["upload", "web1", "b"], "'web1': no such file or folder; hosts are named with -H HOST"),
+        (["upload", "-H", "a", "web1:b", "c"], "hosts are named with -H HOST, not before a colon"),
         (["upload", "setup.py", "web:/srv"], "'web:/srv' is written -H web and '/srv'"),
         (["download", "a@web:", "."], "'a@web:' is written -H a@web and '.'"),
         (["run", "-l", "", "-H", "a", "x"], "--user: expected a non-empty text"),
@@ -317,7 +320,7 @@ def test_host_that_cannot_be_resolved_does_not_hide_the_others(tmp_path: Path) -
     (tmp_path / "config").write_text("Host bad\n Port 99999\n")
     done = in_process("hosts", "-F", str(tmp_path / "config"), "-l", "me", "bad", "good")
     assert (done.returncode, done.stdout) == (1, "good  me@good:22\n")
-    assert done.stderr.startswith("ssh-service: bad: ") and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("bad: FAILED: ") and len(done.stderr.splitlines()) == 1
 
 
 # --- reports ------------------------------------------------------------------------------------

@@ -315,18 +315,21 @@ def test_cancelled_while_it_waits_it_is_over_at_once_and_never_sent(timers: Time
 
 
 @pytest.mark.parametrize(
-    "waits_for, kind, phase",
-    [("queue", SshCommandTimeout, "queue"), ("connect", SshConnectTimeout, "connect")],
+    "waits_for, kind, text",
+    [
+        ("queue", SshCommandTimeout, "the command was not sent within 5 s"),
+        ("banner", SshConnectTimeout, "not connected within 5 s (phase: banner)"),
+    ],
 )
 def test_timed_out_before_it_was_sent_it_says_what_it_waited_for(
-    waits_for: str, kind: Any, phase: str, timers: Timers
+    waits_for: str, kind: Any, text: str, timers: Timers
 ) -> None:
     command = make(timeout=5)
     command.waits_for = lambda: waits_for
     timers.fire()
     assert type(error(command)) is kind
-    assert error(command).phase == phase
-    assert "not sent within 5 s" in str(error(command))
+    assert error(command).phase == waits_for
+    assert text in str(error(command))
     channel = FakeChannel(FakeTransport(), command)
     assert command.start(channel) is False
     assert channel.command is None

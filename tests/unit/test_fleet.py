@@ -191,7 +191,7 @@ def test_script_that_is_missing_or_given_twice_raises_at_once() -> None:
     """As for `run` at one destination."""
     with pytest.raises(SshConfigError, match="script: missing; expected a text, lines, or args="):
         fleet.run(["a"])
-    with pytest.raises(SshConfigError, match="script, args: give one of them"):
+    with pytest.raises(SshConfigError, match="script, args: give script or args, not both"):
         fleet.run(["a"], "true", args=["true"])
     with pytest.raises(SshConfigError, match="stdin, input: give at most one"):
         fleet.run(["a"], "true", stdin="1", input="2")

@@ -181,6 +181,7 @@ def files(folder: Path) -> None:
     ("arguments", "message"),
     [
         (["nosuch"], "no such program: nosuch"),
+        (["-c", "pass"], "options of Python are not taken: -c; give a file, or -m MODULE"),
         (["-m", "nosuch"], "no module named nosuch"),
         (["-m", "json.nosuch"], "no module named json.nosuch"),
         (["-m", "json.decoder.nosuch"], "no module named json.decoder.nosuch"),

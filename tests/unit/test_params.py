@@ -178,7 +178,7 @@ def test_algorithms_may_be_added_removed_and_preferred() -> None:
         ("tunnel", "host:", "user@host:port"),
         ("tunnel", "host:99999", "1 to 65535"),
         ("tunnel", "a,,b", "user@host:port"),
-        ("tunnel", {"hostname": "x"}, "unknown connect parameter"),
+        ("tunnel", {"hostname": "x"}, "unknown setting"),
         ("proxy_command", 7, "a command"),
         ("proxy_command", "", "a command"),
         ("family", 99, "any, inet, inet6"),
@@ -243,7 +243,7 @@ def test_unknown_setting_names_what_may_be_meant(name: str, meant: str) -> None:
     with pytest.raises(SshConfigError) as caught:
         resolve(**{name: "x"})
     text = str(caught.value)
-    assert f"unknown connect parameter {name!r}: did you mean" in text and meant in text
+    assert f"unknown setting {name!r}: did you mean" in text and meant in text
     assert len(text) < 160
 
 

@@ -292,7 +292,7 @@ def test_a_command_waits_for_a_dial_of_others_as_long_as_its_own_might_take(
     timers.fire()
     error = hasty.exception(0)
     assert isinstance(error, SshConnectTimeout) and error.phase == "connect"
-    assert "timed out while connecting, after 5 s" in str(error)
+    assert "not connected within 5 s (phase: connect)" in str(error)
     callbacks_done()
     timers.fire()
     assert not patient.done()  # it asked for the dial, which ends by itself

@@ -118,11 +118,20 @@ COPY_OPTIONS: List[Decorator] = [
 ]
 
 
+def _hint_at_hosts(context: click.Context, path: str = "") -> str:
+    """Return how to name hosts, if there are none, or a path begins with one as for scp."""
+    if ":" in path:
+        return "; hosts are named with -H HOST, not before a colon"
+    named = context.params.get("hosts") or context.params.get("files")
+    return "" if named else "; hosts are named with -H HOST"
+
+
 def _refuse_more(context: click.Context, argument: click.Parameter, more: Tuple[str, ...]) -> None:
     if more:
         raise click.UsageError(
             f"expected one source and one target, got {2 + len(more)} paths: copy several sources"
-            " one by one, or the folder that holds them with --contents (and --exclude)",
+            " one by one, or the folder that holds them with --contents (and --exclude)"
+            f"{_hint_at_hosts(context)}",
             context,
         )
 
@@ -155,7 +164,8 @@ def upload_command(**options: Any) -> int:
     if not os.path.exists(local):
         if set(local) & set("*?["):
             raise click.UsageError(f"{local!r}: no file matches this pattern")
-        raise click.UsageError(f"{local!r}: no such file or folder")
+        hint = _hint_at_hosts(click.get_current_context(), local)
+        raise click.UsageError(f"{local!r}: no such file or folder{hint}")
     return work.copy("upload", **options)
 
 

@@ -43,7 +43,7 @@ _JOB_IDS = click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
 
 @job_commands.command("start", cls=CommandLine, context_settings=RUN_CONTEXT)
 @add_options(JOB_OPTIONS + COMMAND_OPTIONS)
-@click.option("--id", "job_id", metavar="ID", help="The job's name; default: a random one.")
+@click.option("--id", "job_id", metavar="ID", help="The job's id; default: a random one.")
 @click.option("--cwd", metavar="DIR", help="The folder to run in; default: the home directory.")
 @click.option("--shell", metavar="PATH", help="The shell; default: the login shell.")
 @click.option(
@@ -87,7 +87,7 @@ def job_list_command(**options: Any) -> int:
 @add_options(JOB_OPTIONS)
 @_JOB_IDS
 def job_status_command(**options: Any) -> int:
-    """Print what became of jobs of every host; the status is 0 if all were found."""
+    """Print what became of jobs of every host; the exit status is 0 if all were found."""
     from ssh_service.cli import jobs
 
     return jobs.status(**options)
@@ -110,7 +110,7 @@ def job_logs_command(**options: Any) -> int:
 @_JOB_IDS
 def job_wait_command(**options: Any) -> int:
     """
-    Wait for jobs of every host; the status is 0 if all ended with status 0.
+    Wait for jobs of every host; the exit status is 0 if all ended with exit status 0.
 
     Ctrl-C, and --timeout, end only the waiting: the jobs keep running.
     """

@@ -20,7 +20,12 @@ __all__ = ["bench_command", "completion_command", "demo_command", "man_command"]
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def demo_command(arguments: Tuple[str, ...]) -> int:
-    """Watch the library work, without a server or on one of yours (needs the extra demo)."""
+    """
+    Watch the library work, without a server or on one of yours (needs the extra demo).
+
+    For a server of yours it has the options --host, --key and --host-key: see `ssh-service demo
+    --help`.
+    """
     from ssh_service import demo
 
     return demo.main(list(arguments))
@@ -32,15 +37,15 @@ def demo_command(arguments: Tuple[str, ...]) -> int:
     help="The host.  Without it, in a checkout: compare this package with others, on loopback.",
 )  # fmt: skip
 @click.option(
-    "-c", "--commands", "count", type=Count(min=1), default=200, show_default=True,
-    help="How many commands to run.",
+    "-c", "--commands", "count", type=Count(min=1), default=200, show_default=True, metavar="N",
+    help="How many commands to run, --parallel at once, after 30 one by one.",
 )  # fmt: skip
 @click.option(
-    "-p", "--parallel", type=Count(min=1), default=16, show_default=True,
-    help="How many of them to run at once.  (The port is -P.)",
+    "-p", "--parallel", type=Count(min=1), default=16, show_default=True, metavar="N",
+    help="How many commands to run at once.  (The port is -P.)",
 )  # fmt: skip
 @click.option(
-    "-m", "--mebibytes", type=Count(min=0), default=16, show_default=True,
+    "-m", "--mebibytes", type=Count(min=0), default=16, show_default=True, metavar="N",
     help="How much to copy in each direction; 0: nothing.",
 )  # fmt: skip
 @add_options(CONNECTION_OPTIONS)
@@ -88,6 +93,7 @@ def man_command() -> None:
 
     \b
     ssh-service man | man -l -
+    mkdir -p ~/.local/share/man/man1
     ssh-service man > ~/.local/share/man/man1/ssh-service.1     then: man ssh-service
     """  # noqa: D301
     import ssh_service
