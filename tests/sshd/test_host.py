@@ -125,7 +125,7 @@ def test_input_is_what_the_command_reads(web: Host) -> None:
     "given, why",
     [
         ({}, r"script: missing; expected a text, lines, or args=\[...\]"),
-        ({"script": "true", "args": ["true"]}, "script, args: give one of them"),
+        ({"script": "true", "args": ["true"]}, "script, args: give script or args, not both"),
         ({"args": "true"}, "args: expected a list such as"),
         ({"args": []}, "args: the command is missing"),
         ({"args": ["echo", 5]}, "args: item 2: expected str or a path, got int"),

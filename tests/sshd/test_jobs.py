@@ -311,7 +311,7 @@ def test_run_timeout_ends_the_job_and_keeps_its_output(
         ({"stdin": 5}, "stdin"),
         ({"stdin": "a", "input": "b"}, "stdin, input: give at most one"),
         ({"stdin": io.BytesIO()}, "stdin: a file could be read only once"),
-        ({"args": ["ls"]}, "script, args: give one of them"),
+        ({"args": ["ls"]}, "script, args: give script or args, not both"),
         ({"script": None, "args": "ls"}, "args: expected a list"),
         ({"script": None, "args": ["ls"], "shell": "/bin/tcsh"}, "shell: expected a POSIX shell"),
     ],
