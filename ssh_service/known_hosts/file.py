@@ -26,6 +26,17 @@ __all__ = ["KnownHosts", "KnownKey", "fingerprint", "hashed_name", "host_name"]
 _log = logging.getLogger(__name__)
 
 _BLANKS = re.compile(r"[ \t\r]+")
+# The number of parts of a public key, its type included; each is preceded by its length.
+_PARTS = {
+    "ssh-ed25519": 2,
+    "ssh-rsa": 3,
+    "ssh-dss": 5,
+    "ecdsa-sha2-nistp256": 3,
+    "ecdsa-sha2-nistp384": 3,
+    "ecdsa-sha2-nistp521": 3,
+    "sk-ssh-ed25519@openssh.com": 3,
+    "sk-ecdsa-sha2-nistp256@openssh.com": 4,
+}
 
 
 def fingerprint(blob: bytes) -> str:
@@ -162,9 +173,25 @@ def _parse_line(text: str, path: str, number: int) -> Optional[KnownKey]:
         raise ValueError("the key is not base64") from None
     if blob[4 : 4 + length] != key_type.encode("utf-8", "surrogateescape"):
         raise ValueError(f"the key is not of the type {key_type!r}")
+    if not _is_whole(blob, key_type):
+        raise ValueError("the key is not complete")
     if hosts.startswith("|") and not _is_hash(hosts):
         raise ValueError("the hashed host name is damaged")
     return KnownKey(marker, hosts, key_type, blob, path, number)
+
+
+def _is_whole(blob: bytes, key_type: str) -> bool:
+    """Return whether a key ends where its parts end; one of another type counts as whole."""
+    count = _PARTS.get(key_type)
+    if count is None:
+        return True
+    sizes = []
+    end = 0
+    while end + 4 <= len(blob):
+        (size,) = struct.unpack_from(">I", blob, end)
+        sizes.append(size)
+        end += 4 + size
+    return end == len(blob) and len(sizes) == count and min(sizes) > 0
 
 
 def _is_hash(field: str) -> bool:

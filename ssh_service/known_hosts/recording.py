@@ -35,7 +35,7 @@ def record(
     Append a line to a known_hosts file, unless another process has recorded the host meanwhile.
 
     The file is locked, and the line is appended with a single write: owner, mode, links and all
-    other lines are preserved.
+    other lines are preserved.  If the disk is full, no part of the line is left.
 
     Raises
     ------
@@ -52,9 +52,7 @@ def record(
         with _locked(path, _lock_deadline(deadline)) as descriptor:
             if not still_new():
                 return None
-            written = os.write(descriptor, _separator(descriptor) + line)
-            if written < len(line):
-                raise OSError(f"only {written} bytes could be written")
+            _append(descriptor, _separator(descriptor) + line)
             return None
     except _Locked:
         return "somebody keeps it locked" if still_new() else None
@@ -91,6 +89,26 @@ def _locked(path: str, deadline: float) -> Iterator[int]:
                 return
         finally:
             os.close(descriptor)  # this also releases the lock
+
+
+def _append(descriptor: int, data: bytes) -> None:
+    """Write all of `data`, or nothing: a part of a key could count as another key."""
+    start = os.fstat(descriptor).st_size
+    written = 0
+    try:
+        while written < len(data):  # a second write gives the reason if the first one is short
+            written += os.write(descriptor, data[written:])
+    finally:
+        if written < len(data):
+            _take_back(descriptor, start, data)
+
+
+def _take_back(descriptor: int, start: int, data: bytes) -> None:
+    """Remove what was written, unless ssh, which takes no lock, has appended to the file too."""
+    os.lseek(descriptor, start, os.SEEK_SET)
+    found = os.read(descriptor, len(data) + 1)
+    if found and data.startswith(found):
+        os.ftruncate(descriptor, start)
 
 
 def _separator(descriptor: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import logging
 import multiprocessing
 import os
@@ -394,6 +395,82 @@ def test_first_contacts_of_many_processes_write_one_line(tmp_path: Path) -> None
         pool.close()
         pool.join()
     assert path.read_text() == "web " + public_line("host-a") + "\n"
+
+
+class _FullDisk:
+    """The module `os`, on a disk that takes `room` more bytes."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def write(self, descriptor: int, data: bytes) -> int:
+        part = data[: self._room]
+        self._room -= len(part)
+        if data and not part:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return os.write(descriptor, part)
+
+
+@pytest.mark.parametrize("room", [0, 1, 32, 84])
+@pytest.mark.parametrize("before", ["", "other ssh-ed25519 AAAA"])
+def test_a_full_disk_leaves_no_part_of_a_new_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, room: int
+) -> None:
+    path = tmp_path / "known_hosts"
+    path.write_text(before)
+    trust = HostKeyTrust("accept-new", (str(path),))
+    with monkeypatch.context() as patch:
+        patch.setattr(recording, "os", _FullDisk(room))
+        with pytest.raises(SshConfigError, match="cannot be written: No space left on device"):
+            verify(trust, "host-a")
+    assert path.read_text() == before
+    verify(trust, "host-a")
+
+
+def test_a_full_disk_takes_nothing_back_that_ssh_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "known_hosts"
+    disk = _FullDisk(32)
+
+    def write_as_well(descriptor: int, data: bytes) -> int:
+        path.write_text(path.read_text() + "of ssh\n")
+        return _FullDisk(0).write(descriptor, data)
+
+    def write(descriptor: int, data: bytes) -> int:
+        disk.write = write_as_well  # type: ignore[method-assign]
+        return _FullDisk(32).write(descriptor, data)
+
+    disk.write = write  # type: ignore[method-assign]
+    monkeypatch.setattr(recording, "os", disk)
+    with pytest.raises(SshConfigError, match="No space left"):
+        verify(HostKeyTrust("accept-new", (str(path),)), "host-a")
+    assert path.read_text().endswith("of ssh\n")
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "rsa", "ecdsa"])
+def test_a_key_that_is_not_complete_is_no_key(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As ssh: a line that was cut off must not make the host look changed."""
+    name = f"cut-{kind}"
+    key_type, blob = public_parts(name, kind)
+    whole = tmp_path / "whole"
+    end = 4 + len(key_type)
+    for cut in (blob[:end], blob[:-3], blob[: end + 4], blob[: end + 12], blob + b"\0\0\0\0"):
+        line = f"web {key_type} {base64.b64encode(cut).decode()}\n"
+        path = tmp_path / f"known_hosts{len(cut)}"
+        path.write_text(line)
+        assert subprocess.run(["ssh-keygen", "-lf", str(path)], capture_output=True).returncode
+        caplog.clear()
+        verify(HostKeyTrust("accept-new", (str(path),)), name, kind=kind)
+        assert "line skipped: the key is not complete" in caplog.text
+        verify(HostKeyTrust("strict", (str(path),)), name, kind=kind)
+    whole.write_text(f"web {key_type} {base64.b64encode(blob).decode()}\n")
+    verify(HostKeyTrust("strict", (str(whole),)), name, kind=kind)
 
 
 @pytest.fixture
