@@ -159,8 +159,9 @@ paramiko.util.get_logger = functools.lru_cache(maxsize=None)(paramiko.util.get_l
 
 def unraisable(lost):
     # Python notes, in a weak set of its own, which threads there are, and we, which connections.
-    # An exception raised while one of them is collected here cannot reach anybody.
-    if "WeakSet" not in getattr(lost.object, "__qualname__", ""):
+    # An exception raised while one of them is collected, or in a destructor, cannot reach anybody.
+    name = getattr(lost.object, "__qualname__", "")
+    if lost.exc_type is not Interrupted or not ("WeakSet" in name or name.endswith("__del__")):
         sys.__unraisablehook__(lost)
 
 sys.unraisablehook = unraisable
