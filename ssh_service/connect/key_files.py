@@ -46,6 +46,13 @@ _log = logging.getLogger(__name__)
 _MAX_SIZE = 1 << 20
 _OPENSSH_MAGIC = b"openssh-key-v1\0"
 _PUBLIC = ("ssh-", "ecdsa-", "sk-")
+_SUPPORTED = (
+    "ssh-ed25519",
+    "ssh-rsa",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+)
 _ED25519 = b"\0\0\0\x0bssh-ed25519"  # the beginning of such a public key
 
 # Digests of files whose RSA keys were found valid.  Checking one takes 40 to 300 ms, so it is done
@@ -70,6 +77,8 @@ class KeyFacts(NamedTuple):
     is_public: bool
     public_blob: Optional[bytes]  # None: the format does not show the public key
     token_type: Optional[str] = None  # the key's type, if a hardware token has the private key
+    key_type: Optional[str] = None  # None: the format does not show it
+    cipher: Optional[str] = None  # None: likewise, or the key is not encrypted
 
 
 def read_file(path: str) -> KeyFile:
@@ -168,9 +177,11 @@ def _inspect_openssh(data: bytes, label: str) -> Union[KeyFacts, SshConfigError]
             raise ValueError("no magic")
         message = paramiko.Message(raw[len(_OPENSSH_MAGIC) :])
         cipher = message.get_string()
-        message.get_string()  # the key derivation function
+        derivation = message.get_string()  # the function that makes a key of the passphrase
         message.get_string()  # its options
-        message.get_int()  # the number of keys, always 1
+        count = message.get_int()
+        if derivation != (b"none" if cipher == b"none" else b"bcrypt") or count != 1:
+            raise ValueError("no such file is written")
         blob = message.get_string()
         key_type = paramiko.Message(blob).get_string().decode("ascii", "replace")
     except (ValueError, struct.error):
@@ -178,7 +189,9 @@ def _inspect_openssh(data: bytes, label: str) -> Union[KeyFacts, SshConfigError]
     if key_type == "ssh-dss":
         return _unsupported(label, key_type)
     token_type = key_type if key_type.startswith("sk-") else None
-    return KeyFacts(cipher != b"none", False, blob, token_type)
+    is_encrypted = cipher != b"none"
+    cipher_name = cipher.decode("ascii", "replace") if is_encrypted else None
+    return KeyFacts(is_encrypted, False, blob, token_type, key_type, cipher_name)
 
 
 def token_required_error(label: str, token_type: Optional[str]) -> SshConfigError:
@@ -192,6 +205,19 @@ def _unsupported(label: str, what: str) -> SshConfigError:
     return SshConfigError(
         f"key file {label!r} has an unsupported type: expected RSA, ECDSA or Ed25519, got {what}"
     )
+
+
+def _why_unsupported(label: str, facts: KeyFacts) -> SshConfigError:
+    if facts.cipher and facts.key_type in _SUPPORTED:
+        return SshConfigError(
+            f"key file {label!r} is encrypted with {facts.cipher!r}, which is not supported; "
+            f"ssh-keygen -p -Z aes256-ctr -f FILE encrypts it anew"
+        )
+    if facts.is_encrypted and not facts.key_type:
+        return SshConfigError(f"key file {label!r} has an unsupported type or encryption")
+    if facts.key_type and facts.key_type.isprintable():
+        return _unsupported(label, facts.key_type)
+    return _unsupported(label, "another type")
 
 
 def load_key(
@@ -226,7 +252,7 @@ def load_key(
         return loaded
     # Not raised in `_decode`, whose frame holds the passphrase.
     if loaded is UnsupportedAlgorithm:
-        raise _unsupported(label, "another type")
+        raise _why_unsupported(label, facts)
     if facts.is_encrypted:
         raise SshConfigError(
             f"key file {label!r} cannot be decrypted: wrong passphrase, or it is damaged"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -10,8 +11,10 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from typing import IO, Optional
 
+from ssh_service import background
 from ssh_service.errors import SshConnectError
 from ssh_service.transport import printable
 
@@ -23,6 +26,7 @@ _MAX_SHOWN_CHARS = 200  # the most characters of a line in logs and errors
 _MAX_LINE_BYTES = 4096  # a longer line is split, because the command may never end it
 # Seconds to wait for the rest of the stderr of a command that was ended.
 _STDERR_TIMEOUT = 0.5
+_KILL_DELAY = 1.0  # seconds from TERM to KILL
 _CHUNK_SIZE = 64 * 1024
 
 
@@ -30,7 +34,8 @@ class ProxySocket(socket.socket):
     """
     A socket whose other end is the stdin and stdout of a command.
 
-    It is a real socket, which the transport treats like any other.  `close` ends the command.
+    It is a real socket, which the transport treats like any other.  `close` ends the command, but
+    does not wait for its end.
     """
 
     _process: Optional[subprocess.Popen[bytes]] = None
@@ -110,10 +115,37 @@ else:
         )
 
     def _end(process: subprocess.Popen[bytes]) -> None:
+        background.delay_exit(process)
         try:
-            os.killpg(process.pid, signal.SIGTERM)  # a pipeline is more than one process
+            is_signalled = _signal(process, signal.SIGTERM)
+            if is_signalled:
+                _signal(process, signal.SIGCONT)  # a stopped process gets TERM only now
+                kill_at = time.monotonic() + _KILL_DELAY
+                background.call_at(kill_at, functools.partial(_kill, process))
+        except BaseException:
+            background.allow_exit(process)
+            raise
+        if not is_signalled:
+            background.allow_exit(process)
+
+    def _kill(process: subprocess.Popen[bytes]) -> None:
+        try:
+            if process.returncode is None:  # else its id may be another process's by now
+                _signal(process, signal.SIGKILL)
+        finally:
+            background.allow_exit(process)
+
+    def _signal(process: subprocess.Popen[bytes], number: int) -> bool:
+        """Signal all processes of a command; return False if there is none to be signalled."""
+        try:
+            os.killpg(process.pid, number)  # a pipeline is more than one process
         except ProcessLookupError:
-            pass  # the command has just ended
+            return False  # the command has just ended
+        except PermissionError:
+            # It runs as another user, by sudo for example; its stdin has just been closed.
+            _log.debug("proxy command %d runs as another user: not signalled", process.pid)
+            return False
+        return True
 
 
 def _write_all(pipe: IO[bytes], data: bytes) -> None:
@@ -160,3 +192,4 @@ class _StderrLogger(threading.Thread):
                     self.last_line = text
                     _log.debug("%s: proxy command: %s", self._connection_id, text)
         self._process.wait()
+        background.allow_exit(self._process)

@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Tuple
 from ssh_service import settings, ssh_config
 from ssh_service.errors import SshConfigError
 from ssh_service.params.address import conceal_password
-from ssh_service.params.sources import Sources, error_name, first_argument
+from ssh_service.params.sources import Sources, config_port, error_name, first_argument
 from ssh_service.user_files import home
 
 __all__ = ["destination", "family", "local_addr"]
@@ -56,9 +56,7 @@ def destination(sources: Sources) -> Tuple[str, int, str]:
     value = sources.config.get("port")
     if port is None:
         port = (
-            22
-            if value is None
-            else settings.port(error_name(value, "Port"), first_argument(value))
+            22 if value is None else config_port(error_name(value, "Port"), first_argument(value))
         )
     value = sources.config.get("user")
     if username is None:

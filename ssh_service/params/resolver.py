@@ -24,7 +24,7 @@ from ssh_service.params.key_sources import KeySource, key_sources
 from ssh_service.params.keywords import check_refused, log_unused
 from ssh_service.params.parameter_names import check_names
 from ssh_service.params.route import Hop, route
-from ssh_service.params.sources import Sources, error_name, first_argument
+from ssh_service.params.sources import Sources, config_number, error_name, first_argument
 from ssh_service.params.trust import host_key_trust
 from ssh_service.user_files import default_agent, expand_home
 
@@ -175,7 +175,8 @@ def _resolve(given: Mapping[str, Any], hops: Tuple[Hop, ...]) -> ConnectParams:
     log_unused(sources.config)
     auth = auth_methods(sources)
     hostname = sources.tokens["h"]
-    tunnel, proxy_command = route(sources, (hostname.lower(), port, username), hops, _resolve)
+    here = (host.lower(), hostname.lower(), port, username)
+    tunnel, proxy_command = route(sources, here, hops, _resolve)
     return ConnectParams(
         host=host,
         hostname=hostname,
@@ -298,5 +299,11 @@ def _keepalive_count_max(sources: Sources) -> int:
     value = sources.config.get("serveralivecountmax")
     if value is None:
         return _KEEPALIVE_COUNT_MAX
-    name, text = error_name(value, "ServerAliveCountMax"), first_argument(value)
-    return settings.positive_int(name, int(text) if text.isascii() and text.isdigit() else text)
+    count = config_number(first_argument(value))
+    if count is None:
+        raise settings.invalid_setting(
+            error_name(value, "ServerAliveCountMax"),
+            first_argument(value),
+            "a whole number, 0 or more",
+        )
+    return max(1, count)  # with 0, ssh ends a silent connection without asking

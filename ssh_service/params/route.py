@@ -11,7 +11,13 @@ from ssh_service import settings, ssh_config
 from ssh_service.errors import SshConfigError
 from ssh_service.params.address import conceal_password, split_address
 from ssh_service.params.connect_params import ConnectParams
-from ssh_service.params.sources import MISSING, Sources, error_name, first_argument
+from ssh_service.params.sources import (
+    MISSING,
+    Sources,
+    config_port,
+    error_name,
+    first_argument,
+)
 
 __all__ = ["Hop", "Tunnel", "route"]
 
@@ -29,7 +35,9 @@ _INHERITED = (
 )
 
 Tunnel = Union[None, ConnectParams, paramiko.Transport]
-Hop = Tuple[str, int, str]
+# The host as it was given (an alias, perhaps), its name or address, port and user.  Hosts behind
+# reverse tunnels have all but the alias in common.
+Hop = Tuple[str, str, int, str]
 # resolve(settings of a hop, the hops before it)
 Resolve = Callable[[Mapping[str, Any], Tuple[Hop, ...]], ConnectParams]
 
@@ -112,7 +120,7 @@ class _Chain:
             right = "user@host:port, a mapping of settings, or a Transport"
             raise settings.invalid_type(name, given, right)
         *before, last = [part.strip() for part in given.split(",")]
-        hop = _hop(name, last)
+        hop = _hop(name, last, from_file)
         for inherited in _INHERITED:
             if inherited in self._sources:
                 hop[inherited] = self._sources.get(inherited)
@@ -126,7 +134,7 @@ class _Chain:
         return self._resolve(hop, hops)
 
 
-def _hop(name: str, text: str) -> Dict[str, Any]:
+def _hop(name: str, text: str, from_file: bool) -> Dict[str, Any]:
     try:
         user, host, port = split_address(text)
         if len(host.split()) != 1:
@@ -138,5 +146,5 @@ def _hop(name: str, text: str) -> Dict[str, Any]:
     if user:
         found["username"] = user
     if port:
-        found["port"] = settings.port(name, port)
+        found["port"] = config_port(name, port) if from_file else settings.port(name, port)
     return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
 
 from ssh_service import settings, ssh_config
@@ -10,10 +12,18 @@ from ssh_service.secret import Secret
 from ssh_service.ssh_config import HostConfig, Value
 from ssh_service.user_files import expand_home
 
-__all__ = ["MISSING", "Sources", "first_argument", "error_name"]
+__all__ = [
+    "MISSING",
+    "Sources",
+    "config_number",
+    "config_port",
+    "error_name",
+    "first_argument",
+]
 
 MISSING = object()
 _HIDDEN = ("password", "passphrase")
+_NUMBER = re.compile(r"\+?([0-9]{1,9})")
 
 
 def first_argument(value: Value) -> str:
@@ -24,6 +34,33 @@ def first_argument(value: Value) -> str:
 def error_name(value: Value, keyword: str) -> str:
     """Return the name of an ssh_config value for an error, with its file and line."""
     return f"{value.origin}: {keyword}"
+
+
+def config_number(text: str) -> Optional[int]:
+    """Return the whole number that ssh reads in a text; None if there is none."""
+    found = _NUMBER.fullmatch(text)
+    return int(found.group(1)) if found else None
+
+
+def config_port(name: str, text: str) -> int:
+    """
+    Return a port of ssh_config: a number, or the name of a service.
+
+    Raises
+    ------
+    SshConfigError
+        It is neither.
+    """
+    number = config_number(text)
+    if number is None:
+        try:
+            return socket.getservbyname(text, "tcp")
+        except (OSError, ValueError):
+            pass
+    if number is None or not 1 <= number <= 65535:
+        right = "a port number, 1 to 65535, or the name of a TCP service"
+        raise settings.invalid_setting(name, text, right)
+    return number
 
 
 class Sources:

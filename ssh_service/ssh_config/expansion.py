@@ -34,7 +34,8 @@ def expand_tokens(text: str, tokens: Mapping[str, str], origin: str) -> str:
         if letter in tokens:
             return tokens[letter]
         known = " ".join(f"%{letter}" for letter in tokens)
-        raise SshConfigError(f"{origin}: unknown token {found.group()}; known: {known}")
+        token = found.group() if letter.isprintable() else repr(found.group())
+        raise SshConfigError(f"{origin}: unknown token {token}; known: {known}")
 
     return _TOKEN.sub(meaning, text)
 

@@ -15,6 +15,7 @@ __all__ = ["Block", "Criterion", "Line", "Value", "criteria", "read"]
 # The rest of the line after these keywords is one value, including `#` and quotes.
 _RAW = frozenset(["proxycommand", "proxyjump", "localcommand", "remotecommand"])
 _ALONE = frozenset(["all", "final", "canonical"])
+_MAX_SHOWN_CHARS = 60
 _BLANK = " \t\r\n\f"  # ssh's blanks; `str.strip` removes more characters
 
 
@@ -105,8 +106,14 @@ def _parse_line(text: str, origin: str) -> Line:
         rest = rest.partition("#")[0].rstrip(_BLANK)
     arguments = (rest,) if keyword in _RAW else tuple(_split(rest, origin))
     if not arguments or not arguments[0]:
-        raise SshConfigError(f"{origin}: {keyword} needs a value")
+        raise SshConfigError(f"{origin}: {_shown(keyword)} needs a value")
     return Line(keyword, Value(arguments, origin))
+
+
+def _shown(word: str) -> str:
+    """Return a word of the file for an error; it may be of any length and hold any bytes."""
+    cut = word if len(word) <= _MAX_SHOWN_CHARS else word[:_MAX_SHOWN_CHARS] + "..."
+    return cut if cut.isprintable() else repr(cut)
 
 
 def _keyword(text: str, origin: str) -> Tuple[str, str]:
@@ -182,10 +189,10 @@ def _criteria(value: Value) -> Iterator[Criterion]:
         name = name.lstrip("!").lower()
         if name in _ALONE:
             if equals:
-                raise SshConfigError(f"{value.origin}: Match {name} has no value")
+                raise SshConfigError(f"{value.origin}: Match {_shown(name)} has no value")
         else:
             if not equals and rest:
                 argument = rest.pop(0)
             if not argument:
-                raise SshConfigError(f"{value.origin}: Match {name} needs a value")
+                raise SshConfigError(f"{value.origin}: Match {_shown(name)} needs a value")
         yield Criterion(negated, name, argument)

@@ -16,6 +16,7 @@ from typing import Any, Iterator, List
 
 import paramiko
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -144,6 +145,9 @@ def broken(tmp_path: Path, what: str) -> Path:
         "binary": bytes(range(256)),
         "cut": plain[: len(plain) // 2],
         "flipped": plain.replace(b"b3Blbn", b"c3Blbn"),
+        "flipped cipher": plain.replace(b"AAAAABG5vbmU", b"AAAAABG5vbmQ"),
+        "flipped derivation": plain.replace(b"AAAAEbm9uZQ", b"AAAAEbm9uZg"),
+        "flipped count": plain.replace(b"AAAAAAAAABAAAA", b"AAAAAAAAADAAAA"),
         "public": generated("user-a").with_name("user-a.pub").read_bytes(),
         "putty": b"PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\n",
         "dsa": b"-----BEGIN DSA PRIVATE KEY-----\nAAAA\n-----END DSA PRIVATE KEY-----\n",
@@ -165,6 +169,9 @@ def broken(tmp_path: Path, what: str) -> Path:
         ("binary", None, "not a private key"),
         ("cut", None, "is damaged"),
         ("flipped", None, "is damaged"),
+        ("flipped cipher", None, "is damaged"),
+        ("flipped derivation", None, "is damaged"),
+        ("flipped count", None, "is damaged"),
         ("public", None, "is a public key"),
         ("putty", None, "PuTTY's format"),
         ("dsa", None, "unsupported type: .*, got ssh-dss"),
@@ -181,6 +188,19 @@ def test_unusable_key_error_names_file_and_reason(
         credentials(client_keys=[path], passphrase=passphrase)
     assert str(path) in str(caught.value) and isinstance(caught.value, ValueError)
     assert_no_frame_knows(caught.value, MARKER)
+
+
+@pytest.mark.parametrize("cipher", ["aes128-ctr", "3des-cbc", "aes256-ctr"])
+def test_a_key_in_an_unsupported_cipher_is_an_error_that_says_so(cipher: str) -> None:
+    """Which ones are supported is up to cryptography."""
+    path = generated(f"in-{cipher}", "ed25519", MARKER, f"-Z {cipher}")
+    try:
+        serialization.load_ssh_private_key(path.read_bytes(), MARKER.encode())
+    except UnsupportedAlgorithm:
+        with pytest.raises(SshConfigError, match=f"encrypted with '{cipher}', which is not supp"):
+            credentials(client_keys=[path], passphrase=MARKER)
+    else:
+        credentials(client_keys=[path], passphrase=MARKER)
 
 
 @pytest.mark.parametrize("more", ["", "-m PEM"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import pytest
 
-from ssh_service import params
+from ssh_service import background, params
 from ssh_service.connect import dial, routes, tcp
 from ssh_service.errors import (
     SshAuthError,
@@ -540,6 +542,57 @@ def test_through_a_proxy_command_that_ends_with_the_connection(sshd: Sshd, tmp_p
     assert works(connect(sshd, proxy_command=command))
     pid = int(pid_file.read_text())
     eventually(lambda: is_gone(pid))
+
+
+STUBBORN = RELAY.replace("os._exit(0)", "time.sleep(60)").replace(
+    "import os,", "import time, signal, os,"
+)
+
+
+@pytest.mark.parametrize("how", ["ignores TERM", "is stopped", "is a pipeline"])
+def test_a_proxy_command_that_does_not_end_is_ended(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr("ssh_service.connect.proxy_command._KILL_DELAY", 0.3)
+    relay = tmp_path / "relay.py"
+    ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    relay.write_text(STUBBORN.replace("\nsock =", f"\n{ignore}\nsock =", how != "is stopped"))
+    pid_file = tmp_path / "pid"
+    command = f"sh -c 'echo $$ > {pid_file}; exec {sys.executable} {relay} 127.0.0.1 {sshd.port}'"
+    if how == "is a pipeline":
+        command += " | cat"
+    transport = connect(sshd, proxy_command=command)
+    pid = int(pid_file.read_text())
+    if how == "is stopped":
+        os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    transport.close()
+    assert time.monotonic() - began < 0.3
+    try:
+        eventually(lambda: is_gone(pid))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_proxy_command_of_another_user_ends_with_its_stream(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By sudo, for example: we may not signal it."""
+
+    def killpg(pid: int, number: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "killpg", killpg)
+    relay = tmp_path / "relay.py"
+    relay.write_text(RELAY)
+    pid_file = tmp_path / "pid"
+    command = f"sh -c 'echo $$ > {pid_file}; exec {sys.executable} {relay} 127.0.0.1 {sshd.port}'"
+    transport = connect(sshd, proxy_command=command)
+    transport.close()
+    pid = int(pid_file.read_text())
+    eventually(lambda: is_gone(pid))
+    assert not any(isinstance(what, subprocess.Popen) for what in background._delaying_exit)
 
 
 @pytest.mark.parametrize("command", ["exit 7", "/no/such/command", "echo junk", "cat"])

@@ -38,7 +38,14 @@ MAY_IMPORT: Dict[str, Set[str]] = {
     "event_trackers": {"events", "background", "errors"},
     "known_servers": set(),
     "transport": {"algorithms", "known_servers", "threads", "errors", "interruptions"},
-    "connect": {"transport", "params", "known_hosts", "socket_errors", *LEAVES},
+    "connect": {
+        "transport",
+        "params",
+        "known_hosts",
+        "background",
+        "socket_errors",
+        *LEAVES,
+    },
     "connections": {"connect", "transport", "params", "background", "events", "errors"},
     "commands": {
         "known_servers",

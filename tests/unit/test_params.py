@@ -299,8 +299,8 @@ def test_settings_that_contradict_each_other_are_an_error(given: Dict[str, Any])
     [
         ("Port x", "config:1: Port: expected"),
         ("ServerAliveInterval soon", "a time such as"),
-        ("ServerAliveCountMax x", "1 or more"),
-        ("ServerAliveCountMax ²", "1 or more"),
+        ("ServerAliveCountMax x", "0 or more"),
+        ("ServerAliveCountMax ²", "0 or more"),
         ("StrictHostKeyChecking perhaps", "one of yes"),
         ("AddressFamily ipx", "any, inet, inet6"),
         ("IdentitiesOnly x", "True or False"),
@@ -310,6 +310,10 @@ def test_settings_that_contradict_each_other_are_an_error(given: Dict[str, Any])
         ("IdentityFile %z", "unknown token %z"),
         ("UserKnownHostsFile ${NO_SUCH_THING}", "is not set"),
         ("ProxyJump a,", "user@host:port"),
+        ("Port no-such-service", "the name of a TCP service"),
+        ("Port -1", "1 to 65535"),
+        ("Port 0x16", "1 to 65535"),
+        ("ServerAliveCountMax -1", "a whole number, 0 or more"),
     ],
 )
 def test_a_wrong_value_in_ssh_config_is_an_error_with_file_and_line(
@@ -543,6 +547,29 @@ def test_jump_hosts_in_a_loop_are_an_error(home: Path) -> None:
     endless["tunnel"] = endless
     with pytest.raises(SshConfigError, match="too many"):
         params.resolve(endless)
+
+
+def test_jump_hosts_that_differ_only_in_their_alias_are_no_loop(home: Path) -> None:
+    """As hosts behind reverse tunnels; only ssh knows them apart."""
+    text = "Host web\nProxyJump b\nHost b\nProxyJump c\nHost *\nHostName 127.0.0.1\nPort 2222\n"
+    me = local_user()
+    assert hops(configured(home, text)) == [f"{me}@b:2222", f"{me}@c:2222"]
+    with pytest.raises(SshConfigError, match="loop at web"):
+        configured(home, text.replace("Host *", "Host c\nProxyJump web\nHost *"))
+    with pytest.raises(SshConfigError, match="too many"):  # each one is another alias
+        configured(home, "Host *\nProxyJump x%n\nHostName 127.0.0.1\n")
+
+
+@pytest.mark.parametrize("text", ["ssh", "+22", "022"])
+def test_a_port_of_ssh_config_may_be_what_ssh_takes(home: Path, text: str) -> None:
+    assert configured(home, f"Port {text}\n").port == 22
+    assert hops(configured(home, f"Host web\nProxyJump me@one:{text}\n")) == ["me@one:22"]
+
+
+def test_a_count_of_no_signs_of_life_is_the_least_there_is(home: Path) -> None:
+    """In ssh, 0 ends the connection before any sign of life is asked for."""
+    assert configured(home, "ServerAliveCountMax 0\n").keepalive_count_max == 1
+    assert configured(home, "ServerAliveCountMax +4\n").keepalive_count_max == 4
 
 
 def test_a_jump_host_is_judged_by_its_own_trust(home: Path, tmp_path: Path) -> None:

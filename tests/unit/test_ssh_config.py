@@ -170,6 +170,15 @@ def test_a_line_that_makes_no_sense_is_an_error_with_file_and_line(
         ssh_config.lookup("web", [path])
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+def test_an_error_about_a_garbled_file_can_be_shown(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "config"
+    path.write_bytes(("Host web\nUser me\n" + "x" * 1000).encode(encoding))
+    with pytest.raises(SshConfigError, match="config:[13]: .* needs a value") as caught:
+        ssh_config.lookup("web", [str(path)])
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
+
+
 @pytest.mark.parametrize("end", ["\r\n", "\n", " \f\n"])
 @pytest.mark.parametrize("begin", ["", "\ufeff"])
 def test_files_of_other_systems_are_read_as_ones_own(tmp_path: Path, begin: str, end: str) -> None:
