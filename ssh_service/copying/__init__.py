@@ -30,6 +30,7 @@ remote_deletion               deletes entries that only the target of an upload 
 stale_files, resume_marker    the remains of dead copies on the server: removed, or resumed
 self_copy_guard               detects a tree that is copied into itself
 upload_file, download_file    one file, by SFTP
+replacing                     replaces an entry where the server's rename does not
 upload_link                   a symbolic link, copied as a link
 upload_content                bytes, or a file object, as the content of one file
 download_object               one file, into a file object

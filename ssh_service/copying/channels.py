@@ -16,6 +16,7 @@ from ssh_service.copying.sftp.session import SessionEnded, SftpChannel, SftpSess
 from ssh_service.copying.sftp.time_limits import Stalled, TimeLimits
 from ssh_service.copying.shell_command import ProcessChannel, ShellProcess
 from ssh_service.errors import SshServiceError, SshSessionRefused
+from ssh_service.known_servers import is_openssh
 from ssh_service.transport import ChannelSink, SshChannel, SshTransport, printable
 
 __all__ = ["get_session", "start_command", "use_one_file_at_a_time"]
@@ -284,6 +285,8 @@ def _open(transport: SshTransport, limits: TimeLimits) -> SftpSession:
 def _open_once(transport: SshTransport, limits: TimeLimits) -> SftpSession:
     stream = _SftpSink(transport.connection_id)
     stream.session.facts.connection_id = transport.connection_id
+    if is_openssh(transport.remote_version):
+        stream.session.facts.resolves_links = False
     channel = transport.start_session(stream, window_size=_WINDOW, max_packet_size=_MAX_PACKET)
     try:
         negotiate(stream.session, limits.stall_timeout, limits.deadline)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import functools
 
 from ssh_service.copying import temporary
 from ssh_service.copying.context import CopyContext
 from ssh_service.copying.failures import Refused, display_path
 from ssh_service.copying.paths import basename, sibling
 from ssh_service.copying.pipeline import ABORTS
+from ssh_service.copying.replacing import replace_by_moving_aside, replace_link
 from ssh_service.copying.replies import is_folder, is_link
+from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.waiting import TaskEvent
 from ssh_service.errors import transfer_error
 
@@ -29,18 +32,24 @@ async def upload_link(context: CopyContext, text: bytes, target: bytes, is_new: 
     if found is None:
         await remote.make_link(text, target)
         return
-    if is_folder(found):
-        raise transfer_error(errno.EISDIR, display_path(target), side="remote")
-    await context.owner.check_target(target, found)
     if is_link(found) and await remote.text_of_link(target) == text:
+        await context.owner.check_target(target, found)
         return
+    if await _resolves_links(context, target):
+        await _replace_resolved(context, text, target, found)
+        return
+    await _check(context, target, found)
     name = temporary.names.new(basename(target))
     path = sibling(target, name)
     try:
         await remote.make_link(text, path)
-        if not remote.can_replace:
-            await remote.remove(target)
-        await remote.rename(path, target)
+        if remote.can_replace:
+            await remote.rename(path, target)
+        else:
+            check = functools.partial(_check, context, target)
+            await replace_by_moving_aside(
+                context, target, check, lambda: remote.rename(path, target)
+            )
     except Refused as refused:
         await _remove(context, path)
         refused.path = target
@@ -51,6 +60,62 @@ async def upload_link(context: CopyContext, text: bytes, target: bytes, is_new: 
         raise
     finally:
         temporary.names.release(name)
+
+
+async def _check(context: CopyContext, target: bytes, found: Attributes) -> None:
+    """Refuse to replace a folder, or what belongs to another user."""
+    if is_folder(found):
+        raise transfer_error(errno.EISDIR, display_path(target), side="remote")
+    await context.owner.check_target(target, found)
+
+
+async def _replace_resolved(
+    context: CopyContext, text: bytes, target: bytes, found: Attributes
+) -> None:
+    """Replace an entry on a server that renames what a link leads to, instead of the link."""
+    remote = context.remote
+
+    async def put() -> None:
+        await remote.make_link(text, target)
+
+    try:
+        old = await remote.text_of_link(target)
+    except Refused:  # not a link
+        await _check(context, target, found)
+        check = functools.partial(_check, context, target)
+        await replace_by_moving_aside(context, target, check, put)
+        return
+    if await context.owner.is_in_shared_folder(target):
+        detail = "the server does not report whose link this is, in a folder that others may write"
+        raise transfer_error(errno.EPERM, display_path(target), detail, side="remote")
+    await replace_link(context, target, old, put)
+
+
+async def _resolves_links(context: CopyContext, target: bytes) -> bool:
+    """
+    Determine whether the server follows links where it must not, once per session.
+
+    proftpd does, in LSTAT and, which is worse, in RENAME.
+    """
+    facts = context.remote.facts
+    if facts.resolves_links is None:
+        name = temporary.names.new(basename(target))
+        path = sibling(target, name)
+        try:
+            await context.remote.make_link(b".", path)
+            facts.resolves_links = is_folder(await context.remote.lstat(path))
+            await _remove(context, path)
+        except Refused as refused:
+            await _remove(context, path)
+            refused.path = target
+            raise
+        except ABORTS as abort:
+            context.pipeline.record_interrupt(abort)
+            await _remove(context, path)
+            raise
+        finally:
+            temporary.names.release(name)
+    return facts.resolves_links
 
 
 async def _remove(context: CopyContext, path: bytes) -> None:

@@ -527,7 +527,8 @@ class SshPath(QueryPath):
         SshConfigError
             `target` is on another host (a `ValueError`).
         OSError
-            It cannot be renamed.  Servers other than OpenSSH may refuse to replace a file.
+            It cannot be renamed.  Servers other than OpenSSH may refuse to replace a file, and
+            proftpd cannot rename links.
         """
         new = self._parse(target)
 

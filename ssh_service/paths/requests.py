@@ -9,10 +9,19 @@ from typing import List, Optional
 from ssh_service.copying.context import CopyContext
 from ssh_service.copying.failures import Refused, display_path
 from ssh_service.copying.paths import basename, folder_of, join
-from ssh_service.copying.replies import check_status, is_folder, is_link, parse_names
+from ssh_service.copying.replacing import replace_link
+from ssh_service.copying.replies import (
+    check_status,
+    is_folder,
+    is_link,
+    parse_attributes,
+    parse_names,
+    parse_path,
+)
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.upload_link import learn_order
+from ssh_service.errors import transfer_error
 
 __all__ = [
     "chmod",
@@ -120,13 +129,31 @@ async def _lists_entries(context: CopyContext, handle: bytes, path: bytes) -> bo
 
 async def rename(context: CopyContext, old: bytes, new: bytes) -> None:
     """Rename a file or folder; replace a file, as in POSIX, if the server can."""
-    new = await context.remote.expand_home(new)
+    remote = context.remote
+    new = await remote.expand_home(new)
     try:
-        await context.remote.rename(old, new)
+        if remote.facts.resolves_links is not False and await _is_resolved_link(context, old):
+            text = "the server does not rename links, but what they lead to"
+            raise transfer_error(errno.EOPNOTSUPP, display_path(old), text, side="remote")
+        if remote.facts.resolves_links is not False and await _is_resolved_link(context, new):
+            to = await remote.text_of_link(new)
+            await replace_link(context, new, to, lambda: remote.rename(old, new))
+        else:
+            await remote.rename(old, new)
     except Refused as refused:
         error = await _why_not_renamed(context, old, new, refused)
         error.filename2 = display_path(new)
         raise error from refused
+
+
+async def _is_resolved_link(context: CopyContext, path: bytes) -> bool:
+    """Return whether there is a link that LSTAT follows, as proftpd's does, and also RENAME."""
+    link, found = context.remote.ask_read_link(path), context.remote.ask_lstat(path)
+    try:
+        parse_path(await link, path)
+        return not is_link(parse_attributes(await found, path))
+    except Refused:
+        return False
 
 
 async def _why_not_renamed(

@@ -11,16 +11,17 @@ import random
 import stat
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, List
 
 import pytest
 
 from ssh_service import api, fleet
 from ssh_service.copying import context as context_module
 from ssh_service.copying import downloading, upload_stream
-from ssh_service.copying.failures import copy_error
+from ssh_service.copying.failures import Refused, copy_error
 from ssh_service.copying.local.descriptors import current_umask
 from ssh_service.copying.options import Options
+from ssh_service.copying.remote_files import RemoteFiles
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.client import SftpClient
 from ssh_service.copying.sftp.session import SftpSession
@@ -450,6 +451,47 @@ def test_links_keep_replaces_what_is_no_folder(copy: Copy, tmp_path: Path) -> No
     with pytest.raises(IsADirectoryError) as caught:
         copy(source, target, links="keep", contents=True)
     assert caught.value.filename == str(target / "folder")
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+@pytest.mark.parametrize("what", ["file", "link"])
+def test_links_keep_without_posix_rename_leave_the_old_or_the_new(
+    session: SftpSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    is_refused: bool,
+) -> None:
+    session.extensions.clear()
+    source, target = tmp_path / "source", tmp_path / "target"
+    for folder, text in ((source, "new"), (target, "old")):
+        folder.mkdir()
+        (folder / "link").symlink_to(text)
+    (target / "old").write_bytes(b"old")
+    if what == "file":
+        (target / "old").replace(target / "link")
+    names = sorted(os.listdir(target))
+    rename = RemoteFiles.rename
+    refused: List[bytes] = []
+
+    async def refuse(self: RemoteFiles, old: bytes, new: bytes) -> None:
+        if new.endswith(b"/link") and not refused:
+            refused.append(old)
+            raise Refused(protocol.FAILURE, "refused", new)
+        await rename(self, old, new)
+
+    if is_refused:
+        monkeypatch.setattr(RemoteFiles, "rename", refuse)
+        with pytest.raises(OSError, match="refused"):
+            upload(session, source, target, links="keep", contents=True)
+        if what == "file":
+            assert (target / "link").read_bytes() == b"old"
+        else:
+            assert os.readlink(target / "link") == "old"
+    else:
+        upload(session, source, target, links="keep", contents=True)
+        assert os.readlink(target / "link") == "new"
+    assert sorted(os.listdir(target)) == names
 
 
 @pytest.mark.parametrize("reverses", [False, True])

@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, Iterator
 
 import pytest
 
-from ssh_service import SshClientCache, download, upload
+from ssh_service import Host, SshClientCache, download, upload
 from ssh_service.copying import channels
 from ssh_service.testing.pytest_plugin import Sshd
 from tests.common import PATIENCE, eventually, require_part
@@ -153,6 +153,48 @@ def test_proftpd_keeps_links(proftpd: Dict[str, Any], tmp_path: Path) -> None:
     assert os.readlink(tmp_path / "up" / "link") == "text"
     # It tells where a link leads, and not what it says.
     assert os.readlink(tmp_path / "down" / "link") in ("text", str(tmp_path / "up" / "text"))
+
+
+def test_proftpd_has_links_replaced_not_what_they_lead_to(
+    proftpd: Dict[str, Any], tmp_path: Path
+) -> None:
+    """Its LSTAT follows links, and its RENAME moves and replaces what they lead to."""
+    source, up, cache = tmp_path / "source", tmp_path / "up", SshClientCache()
+    (source / "folder").mkdir(parents=True)
+    for name in ("a", "b"):
+        (source / name).write_text(name)
+    links = {"one": "a", "two": "folder", "three": "none", "four": "a"}
+
+    def upload_links() -> None:
+        for name, text in links.items():
+            (source / name).unlink(missing_ok=True)
+            (source / name).symlink_to(text)
+        options: Dict[str, Any] = {"contents": True, "links": "keep", "delete": True}
+        upload(proftpd, source, up, **options, timeout=PATIENCE, cache=cache)
+        assert {name: os.readlink(up / name) for name in links} == links
+        assert {name: (up / name).read_text() for name in "ab"} == {"a": "a", "b": "b"}
+        assert sorted(os.listdir(up)) == sorted([*links, "a", "b", "folder"])
+
+    try:
+        upload_links()
+        upload_links()
+        links.update(one="b", two="a", three="b", four="none")
+        upload_links()
+        (up / "one").unlink()
+        (up / "one").write_text("a file")
+        upload_links()
+        folder = Host(proftpd, cache=cache).path(up)
+        (up / "file").write_text("new")
+        with pytest.raises(OSError, match="does not rename links"):
+            (folder / "one").rename(folder / "file")
+        with pytest.raises(FileNotFoundError):
+            (folder / "nothing").rename(folder / "one")
+        assert (up / "one").resolve() == up / "b"
+        (folder / "file").rename(folder / "one")
+        assert not (up / "one").is_symlink() and (up / "one").read_text() == "new"
+        assert (up / "b").read_text() == "b"
+    finally:
+        cache.cleanup()
 
 
 @pytest.mark.parametrize("way", ["up", "down"])

@@ -66,7 +66,7 @@ MAY_IMPORT: Dict[str, Set[str]] = {
         "background",
         "errors",
     },
-    "copying": {"transport", "background", "errors", "interruptions", "settings"},
+    "copying": {"known_servers", "transport", "background", "errors", "interruptions", "settings"},
     "operations": {
         "background",
         "sessions",

@@ -52,6 +52,7 @@ class ServerFacts:
     rename_replaces: bool = True  # a plain SSH_FXP_RENAME replaces an existing file
     symlink_path_first: Optional[bool] = None  # the order in SSH_FXP_SYMLINK; None: not known yet
     symlink_probe: Any = None  # the `TaskEvent` of the copy that is determining this order
+    resolves_links: Optional[bool] = None  # also in LSTAT and RENAME; None: not known yet
     cleaned_folders: Set[bytes] = dataclasses.field(default_factory=set)  # of stale files
     shell: Feature = dataclasses.field(default_factory=Feature)
     tar: Feature = dataclasses.field(default_factory=Feature)
