@@ -81,12 +81,19 @@ def require_part(condition: object, reason: str) -> None:
     pytest.skip(reason)
 
 
-def refuse_threads(patch: pytest.MonkeyPatch) -> None:
-    """Let no thread be started, as a system does that has no more."""
+def refuse_threads(patch: pytest.MonkeyPatch, name: str = "") -> None:
+    """Let no thread (whose name begins so) be started, as a system does that has no more."""
     refused: "concurrent.futures.Future[None]" = concurrent.futures.Future()
     # Raised in the standard library: from a function of the test's it would be an interruption.
     refused.set_exception(RuntimeError("can't start new thread"))
-    patch.setattr(threading.Thread, "start", lambda self: refused.result())
+    start = threading.Thread.start
+
+    def start_or_refuse(self: threading.Thread) -> None:
+        if self.name.startswith(name):
+            refused.result()
+        start(self)
+
+    patch.setattr(threading.Thread, "start", start_or_refuse)
 
 
 def skip_without_terminals() -> None:

@@ -74,7 +74,16 @@ class Dial:
         name = f"ssh-service-dial-{self._slot.target.connection_id}"
         try:
             threading.Thread(target=self._run, name=name, daemon=True).start()
-        except BaseException as exc:  # the system gives no more threads, or no memory
+        except RuntimeError as exc:
+            where = self._slot.target.connection_id
+            error = SshConnectError(
+                f"{where}: cannot connect: the system gives no more threads",
+                connection_id=where,
+                phase="connect",
+            )
+            error.__cause__ = exc
+            self._on_failed(error)
+        except BaseException as exc:  # no memory
             self._on_failed(exc)
 
     def _run(self) -> None:

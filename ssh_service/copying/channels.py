@@ -93,7 +93,7 @@ class _SftpSink(ChannelSink, SftpChannel):
         if not ok:
             self.session.mark_ended(
                 SshSessionRefused(
-                    f"{self._connection_id}: the server offers no SFTP",
+                    f"{self._connection_id}: the server offers no SFTP, or cannot start it now",
                     connection_id=self._connection_id,
                 )
             )

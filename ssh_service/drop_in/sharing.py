@@ -64,8 +64,10 @@ class Sharing:
         self._private: Dict[str, int] = {}
 
     def after_fork_in_child(self) -> None:
-        """Replace the lock, which a thread of the parent may have held at the fork."""
+        """Replace the lock, which a thread of the parent may have held; count from 0."""
         self._lock = Lock()
+        self._shared = self._logins = 0
+        self._private = {}
 
     def configure(
         self,

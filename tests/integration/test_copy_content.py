@@ -19,11 +19,13 @@ from ssh_service.copying import Progress
 from ssh_service.copying.context import CopyContext
 from ssh_service.copying.download_object import ObjectDownload
 from ssh_service.copying.failures import Refused
+from ssh_service.copying.local.descriptors import Descriptor, set_attributes
 from ssh_service.copying.local.file_objects import content_of
 from ssh_service.copying.options import Options
 from ssh_service.copying.remote_files import RemoteFiles
 from ssh_service.copying.running import local_end, run_copy
 from ssh_service.copying.sftp import protocol
+from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.session import SftpSession
 from ssh_service.copying.sftp.time_limits import TimeLimits
 from ssh_service.copying.upload_content import ContentUpload
@@ -229,6 +231,41 @@ def test_file_that_is_written_in_place_needs_a_second_reading(
         copy_from(session, source, tmp_path / "file", verify=True)
         assert (tmp_path / "file").read_bytes() == b"x" * 600_000
     assert not unfinished_files(tmp_path)
+
+
+@pytest.mark.parametrize("result", [5, object(), ["a"]])
+def test_a_file_object_that_reads_no_bytes_is_named(
+    session: SftpSession, tmp_path: Path, result: Any
+) -> None:
+    class Odd:
+        def read(self, size: int) -> Any:
+            return result
+
+    with pytest.raises(SshConfigError, match=r"whose read\(\) returns bytes, but that of Odd"):
+        copy_from(session, Odd(), tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+
+
+@pytest.mark.parametrize("result", ["x", b"1", 1.0])
+def test_a_file_object_that_writes_no_number_is_named(
+    session: SftpSession, tmp_path: Path, result: Any
+) -> None:
+    class Odd:
+        def write(self, data: bytes) -> Any:
+            return result
+
+    (tmp_path / "file").write_bytes(b"data")
+    with pytest.raises(SshConfigError, match=r"whose write\(\) returns the number .* of Odd"):
+        copy_to(session, tmp_path / "file", Odd())
+
+
+@pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="needs O_PATH")
+def test_what_cannot_be_read_is_the_reason_why_its_mode_stays(tmp_path: Path) -> None:
+    descriptor = Descriptor()
+    descriptor.open(os.fsencode(str(tmp_path)), os.O_PATH)
+    error = set_attributes(descriptor.fd, Attributes(mode=0o700))
+    descriptor.close()
+    assert "the folder cannot be opened for reading" in str(error)
 
 
 @pytest.mark.parametrize("is_upload", [True, False])

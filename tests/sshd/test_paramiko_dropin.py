@@ -881,6 +881,8 @@ def test_a_forked_child_has_connections_of_its_own(sshd: Sshd, connect: Connect)
         status = 1
         try:
             status = 0 if run(client) == HELLO and run(connect(sshd)) == HELLO else 2
+            if ours.stats()["logins"] != 1:  # and not those of the parent
+                status = 3
         finally:
             os._exit(status)
     assert os.waitpid(child, 0)[1] == 0

@@ -297,13 +297,17 @@ def test_a_client_that_is_broken_is_an_error_for_its_callers_and_not_an_endless_
         connections.get_client_connection(connect_params())
 
 
+@pytest.mark.parametrize("name", ["", "ssh-service-dial-"])
 def test_where_no_thread_can_be_started_the_call_fails_and_the_next_one_dials(
-    connections: SshClientCache, dialer: GatedDialer, monkeypatch: pytest.MonkeyPatch
+    connections: SshClientCache,
+    dialer: GatedDialer,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
 ) -> None:
     callbacks_done()
     with monkeypatch.context() as patch:
-        refuse_threads(patch)
-        with pytest.raises(SshConnectError, match="can't start new thread|no more threads"):
+        refuse_threads(patch, name)
+        with pytest.raises(SshConnectError, match="cannot connect: the system gives no more thr"):
             connections.get_client_connection(connect_params())
     assert dialer.dials == []
     connections.get_client_connection(connect_params())

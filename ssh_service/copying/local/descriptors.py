@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import os
@@ -100,6 +101,8 @@ def set_attributes(fd: int, attributes: Attributes) -> Optional[OSError]:
             files.utime(fd, (_time(attributes.atime), _time(attributes.mtime)))
         except (OSError, OverflowError) as error:
             refused = error if isinstance(error, OSError) else OSError(str(error))
+    if refused is not None and refused.errno == errno.EBADF:  # opened by O_PATH
+        return PermissionError(errno.EACCES, "the folder cannot be opened for reading")
     return refused
 
 

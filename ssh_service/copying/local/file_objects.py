@@ -155,8 +155,13 @@ class SourceObject(SourceBytes):
                 raise transfer_error(errno.EAGAIN, display_path(self.path), text, side="local")
             if not piece:
                 break
-            pieces.append(bytes(piece))
-            size -= len(piece)
+            if isinstance(piece, int):
+                raise _result_error(self._file, "read", piece, "bytes")
+            try:
+                pieces.append(bytes(piece))
+            except (TypeError, ValueError) as error:
+                raise _result_error(self._file, "read", piece, "bytes") from error
+            size -= len(pieces[-1])
         return b"".join(pieces)
 
 
@@ -202,6 +207,8 @@ class TargetObject:
             raise _text_error("local_path") from error
         if count is None and not isinstance(self._file, io.RawIOBase):
             return len(data)  # an object that does not count
+        if count is not None and not hasattr(count, "__index__"):
+            raise _result_error(self._file, "write", count, "the number of bytes written")
         if not count:
             text = "the file object takes no data at the moment, and does not wait"
             raise transfer_error(errno.EAGAIN, display_path(self.path), text, side="local")
@@ -254,6 +261,13 @@ def _text_error(name: str) -> SshConfigError:
     return SshConfigError(
         f"{name}: expected a binary file object, got a text file; open it in binary mode, such as"
         " 'rb' or 'wb'"
+    )
+
+
+def _result_error(file: Any, method: str, result: Any, right: str) -> SshConfigError:
+    return SshConfigError(
+        f"local_path: expected a binary file object whose {method}() returns {right}, but that of "
+        f"{type(file).__name__} returned {type(result).__name__}"
     )
 
 
