@@ -94,13 +94,18 @@ def _locked(path: str, deadline: float) -> Iterator[int]:
 def _append(descriptor: int, data: bytes) -> None:
     """Write all of `data`, or nothing: a part of a key could count as another key."""
     start = os.fstat(descriptor).st_size
-    written = 0
+    is_whole = False
     try:
-        while written < len(data):  # a second write gives the reason if the first one is short
-            written += os.write(descriptor, data[written:])
+        _write_all(descriptor, data)
+        is_whole = True
     finally:
-        if written < len(data):
+        if not is_whole:
             _take_back(descriptor, start, data)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:  # a second write gives the reason if the first one is short
+        data = data[os.write(descriptor, data) :]
 
 
 def _take_back(descriptor: int, start: int, data: bytes) -> None:
