@@ -440,7 +440,7 @@ class SshStdioError(SshCommandError, OSError):
     """
 
 
-def stdio_error(what: str, file: object, cause: Exception) -> SshStdioError:
+def stdio_error(what: str, file: object, cause: BaseException) -> SshStdioError:
     """Build the error for a file that cannot be read or written."""
     name = getattr(file, "name", None)
     reason = getattr(cause, "strerror", None) or reason_of(cause)

@@ -384,5 +384,5 @@ def publish(subscribers: Sequence[Subscriber], event: Event) -> None:
     for subscriber in subscribers:
         try:
             subscriber(event)
-        except Exception:
+        except BaseException:  # SystemExit too: the other subscribers get the event all the same
             _log.exception("an event subscriber raised an exception")

@@ -70,7 +70,7 @@ class FileOutput(CallbackOutput):
             return
         try:
             self._write_all(piece)
-        except Exception as error:
+        except BaseException as error:  # SystemExit too: nobody else would see it
             self._has_failed = True
             self.on_failure(stdio_error(f"{self._name} cannot be written", self._file, error))
 
@@ -103,7 +103,7 @@ def feed(stdin: Stdin, file: IO[Any], on_failure: OnFailure) -> None:
             _copy(file, stdin)
         except BrokenPipeError:
             pass  # the command has ended, and need not have read everything
-        except Exception as error:
+        except BaseException as error:  # SystemExit too: the command would wait forever
             # Without an end of file, which the command would take for the end of its input.
             on_failure(stdio_error("stdin cannot be read", file, error))
         else:

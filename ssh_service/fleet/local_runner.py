@@ -170,7 +170,7 @@ class _HostOutput:
     """Passes one host's output to the user's function, and reports an error of that function."""
 
     def __init__(self, host: str, on_output: OnHostOutput) -> None:
-        self.error: Optional[Exception] = None
+        self.error: Optional[BaseException] = None
         self.cancel_command: Callable[[], Any] = lambda: None
         self._host, self._on_output = host, on_output
 
@@ -180,7 +180,7 @@ class _HostOutput:
                 return
             try:
                 self._on_output(self._host, name, piece)
-            except Exception as error:  # an error of the user's function becomes this host's error
+            except BaseException as error:  # whatever it is, it becomes this host's error
                 self.error = error
                 self.cancel_command()
 

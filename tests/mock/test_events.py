@@ -6,7 +6,7 @@ import contextvars
 import logging
 import pickle
 from pathlib import Path
-from typing import Any, List, Tuple
+from typing import Any, List, Tuple, Type
 
 import pytest
 
@@ -286,11 +286,15 @@ def test_subscriber_runs_on_callback_thread_in_callers_context(
     assert seen[1:] == [(kind, True, "mine") for kind in kinds_of_use]
 
 
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit])
 def test_subscriber_that_raises_is_logged(
-    mock_sshd: MockSshd, ssh_cache: SshClientCache, caplog: pytest.LogCaptureFixture
+    mock_sshd: MockSshd,
+    ssh_cache: SshClientCache,
+    caplog: pytest.LogCaptureFixture,
+    error: Type[BaseException],
 ) -> None:
     def bad(event: Event) -> None:
-        raise RuntimeError("a bug of theirs")
+        raise error("a bug of theirs")
 
     seen: List[Any] = []
     ssh_cache.subscribe(bad)

@@ -210,6 +210,17 @@ def test_a_file_that_cannot_be_read_ends_the_command_with_its_error(
     assert received == ["begun\n"]  # without an end of file, which looks like the end of the input
 
 
+def test_a_file_whose_read_exits_ends_the_command_too(sshd: Sshd, options: Any) -> None:
+    class Exiting:
+        def read(self, size: int = -1) -> bytes:
+            raise SystemExit(3)
+
+    source: Any = Exiting()
+    with pytest.raises(SshStdioError, match="stdin cannot be read: 3") as caught:
+        run(sshd.connect_params, "cat", stdin=source, **options)
+    assert isinstance(caught.value.__cause__, SystemExit)
+
+
 def test_a_file_that_is_open_for_writing_is_no_input(
     sshd: Sshd, options: Any, tmp_path: Path
 ) -> None:

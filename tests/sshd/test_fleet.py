@@ -191,6 +191,14 @@ def test_on_output_that_raises_ends_only_that_host(connect: Dict[str, Any]) -> N
     assert isinstance(results[HOSTS[0]].error, OSError)
 
 
+def test_on_output_that_exits_fails_that_host(connect: Dict[str, Any]) -> None:
+    def note(host: str, stream: str, piece: bytes) -> None:
+        raise SystemExit(3)
+
+    (result,) = fleet.run(HOSTS[:1], "echo begun; sleep 60", connect=connect, on_output=note)
+    assert result.status == "FAILED" and isinstance(result.error, SystemExit)
+
+
 def test_too_much_output_ends_that_host(connect: Dict[str, Any]) -> None:
     (result,) = fleet.run(HOSTS[:1], "yes", connect=connect, max_output=1000)
     assert len(result.stdout) == 1000 and "wrote more than 1000 bytes" in str(result.error)
