@@ -22,6 +22,7 @@ rate_limit                    the bytes per second of one copy
 pipeline, waiting             many tasks on one thread, and the objects they wait for
 replies                       parses the replies of a server
 remote_files, shell_command   requests for files; commands in the server's shell
+folder_reader                 the entries of a server's folder, or an error if some are hidden
 remote_owner                  our user on a server, and which of its files are ours
 progress, context             the state that all parts of one copy share
 parts, checksums              many parts of a large file at once; comparison of two files

@@ -6,8 +6,7 @@ import errno
 import functools
 import os
 import stat
-from collections import deque
-from typing import Deque, List, Optional, Set, Tuple
+from typing import List, Optional, Set, Tuple
 
 from ssh_service import local_paths
 from ssh_service.copying import temporary
@@ -25,6 +24,7 @@ from ssh_service.copying.failures import (
     not_a_file_error,
     symlink_loop_error,
 )
+from ssh_service.copying.folder_reader import FolderReader
 from ssh_service.copying.listing import ListingBounds, SourceFolder, check_local_name
 from ssh_service.copying.local.deletion import (
     check_deletion_target,
@@ -47,7 +47,6 @@ from ssh_service.copying.replies import (
     is_folder,
     is_link,
     parse_attributes,
-    parse_names,
     parse_path,
 )
 from ssh_service.copying.sftp.protocol import Attributes, FolderEntry
@@ -323,11 +322,9 @@ class Download:
     ) -> List[FolderEntry]:
         """Process the entries while there are many; return the last ones."""
         entries: List[FolderEntry] = []
-        parts: Deque[Reply] = deque()
+        reader = FolderReader(self._remote, handle, path, _READ_AHEAD)
         while True:
-            while len(parts) < _READ_AHEAD:
-                parts.append(self._remote.ask_read_folder(handle))
-            part = parse_names(await parts.popleft(), path)
+            part = await reader.read()
             if not part:
                 return entries
             entries += part

@@ -6,6 +6,7 @@ import os
 from typing import Union
 
 __all__ = [
+    "MAX_LISTED_PATH_LENGTH",
     "MAX_NAME_LENGTH",
     "basename",
     "folder_of",
@@ -21,6 +22,9 @@ __all__ = [
 _IS_WINDOWS = os.name == "nt"
 # The maximum length of a name in bytes, on all file systems that we know.
 MAX_NAME_LENGTH = 255
+# The longest path of a folder whose entries OpenSSH's server lists for certain: with the longest
+# name, it still fits into PATH_MAX (4096) bytes.  The server leaves out longer ones.
+MAX_LISTED_PATH_LENGTH = 4096 - len(b"/\0") - MAX_NAME_LENGTH
 
 
 def join(folder: bytes, name: bytes) -> bytes:

@@ -28,6 +28,7 @@ from ssh_service.copying.failures import (
     empty_source_error,
     local_error,
 )
+from ssh_service.copying.folder_reader import FolderReader
 from ssh_service.copying.local.walk import walk
 from ssh_service.copying.path_walk import PathWalk
 from ssh_service.copying.paths import basename, is_within, join
@@ -37,7 +38,6 @@ from ssh_service.copying.replies import (
     is_folder,
     is_link,
     parse_attributes,
-    parse_names,
 )
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import Attributes, FolderEntry
@@ -262,11 +262,10 @@ class RemoteDeletion:
 
     async def _read(self, handle: bytes, path: bytes) -> List[FolderEntry]:
         found: List[FolderEntry] = []
-        parts: Deque[Reply] = deque()
+        # What the server leaves out is not deleted, nor is the folder that has it.
+        reader = FolderReader(self._remote, handle, path, _READ_AHEAD, allow_long=True)
         while True:
-            while len(parts) < _READ_AHEAD:
-                parts.append(self._remote.ask_read_folder(handle))
-            part = parse_names(await parts.popleft(), path)
+            part = await reader.read()
             if not part:
                 return found
             found += part

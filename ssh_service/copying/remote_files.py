@@ -15,7 +15,13 @@ from ssh_service.copying.failures import (
     not_expanded,
     sticky_folder,
 )
-from ssh_service.copying.paths import MAX_NAME_LENGTH, basename, folder_of, sibling
+from ssh_service.copying.paths import (
+    MAX_LISTED_PATH_LENGTH,
+    MAX_NAME_LENGTH,
+    basename,
+    folder_of,
+    sibling,
+)
 from ssh_service.copying.pipeline import Cancelled, Pipeline
 from ssh_service.copying.rate_limit import RateLimit
 from ssh_service.copying.replies import (
@@ -330,7 +336,10 @@ class RemoteFiles:
 
     async def to_os_error(self, refused: Refused) -> OSError:
         """Return the error for the caller; query the server for the cause if necessary."""
-        if refused.code == protocol.BAD_MESSAGE and len(basename(refused.path)) > MAX_NAME_LENGTH:
+        if refused.code == protocol.BAD_MESSAGE and (
+            len(basename(refused.path)) > MAX_NAME_LENGTH
+            or len(refused.path) > MAX_LISTED_PATH_LENGTH
+        ):
             return refused.as_error(errno.ENAMETOOLONG)
         if refused.code == protocol.NO_SUCH_FILE:
             return await self._why_missing(refused) or refused.as_error()

@@ -8,8 +8,9 @@ from typing import Deque, List
 
 from ssh_service.copying.context import CopyContext
 from ssh_service.copying.failures import Refused
+from ssh_service.copying.folder_reader import FolderReader
 from ssh_service.copying.paths import join
-from ssh_service.copying.replies import is_folder, parse_names
+from ssh_service.copying.replies import is_folder
 from ssh_service.copying.sftp.protocol import FolderEntry
 from ssh_service.copying.sftp.reply import Reply
 
@@ -86,8 +87,9 @@ class _Removal:
 
     async def _read(self, handle: bytes, folder: bytes) -> List[FolderEntry]:
         found: List[FolderEntry] = []
+        reader = FolderReader(self._remote, handle, folder, allow_partial=True)
         while not self._is_too_much():
-            entries = parse_names(await self._remote.ask_read_folder(handle), folder)
+            entries = await reader.read()
             if not entries:
                 break
             for entry in entries:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from typing import Deque, Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from ssh_service.copying import temporary
 from ssh_service.copying.context import CopyContext
 from ssh_service.copying.failures import Refused, display_path
+from ssh_service.copying.folder_reader import FolderReader
 from ssh_service.copying.paths import join
 from ssh_service.copying.pipeline import PipelineTask
 from ssh_service.copying.removal import remove_tree
-from ssh_service.copying.replies import is_folder, parse_attributes, parse_names
+from ssh_service.copying.replies import is_folder, parse_attributes
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import Attributes, FolderEntry
-from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.sftp.server_facts import RemoteIdentity
 from ssh_service.copying.waiting import Budget, TaskEvent
 
@@ -257,12 +256,11 @@ class StaleFiles:
             folders.release()
 
     async def _read_entries(self, handle: bytes, folder: bytes, listing: _Listing) -> None:
-        parts: Deque[Reply] = deque()
+        remote = self._context.remote
+        reader = FolderReader(remote, handle, folder, _READ_AHEAD, allow_partial=True)
         seen = 0
         while seen < _MAX_ENTRIES:
-            while len(parts) < _READ_AHEAD:
-                parts.append(self._context.remote.ask_read_folder(handle))
-            entries = parse_names(await parts.popleft(), folder)
+            entries = await reader.read()
             if not entries:
                 break
             seen += len(entries)

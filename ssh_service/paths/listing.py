@@ -10,9 +10,10 @@ from typing import Deque, Dict, List, NamedTuple, Optional, Pattern, Sequence, S
 
 from ssh_service.copying.context import CopyContext
 from ssh_service.copying.failures import Refused, display_path
+from ssh_service.copying.folder_reader import FolderReader
 from ssh_service.copying.listing import MAX_ENTRIES, MAX_LEVELS, check_name
 from ssh_service.copying.paths import join, to_bytes, to_text
-from ssh_service.copying.replies import is_folder, is_link, parse_attributes, parse_names
+from ssh_service.copying.replies import is_folder, is_link, parse_attributes
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import Attributes, FolderEntry
 from ssh_service.copying.sftp.reply import Reply
@@ -32,15 +33,20 @@ _MAGIC = re.compile(r"[*?\[]")
 
 
 async def list_folder(
-    context: CopyContext, path: bytes, with_dots: bool = False
+    context: CopyContext, path: bytes, with_dots: bool = False, allow_partial: bool = False
 ) -> List[FolderEntry]:
-    """Return the entries of a folder; `with_dots`, also those named ``.`` and ``..``."""
+    """
+    Return the entries of a folder; `with_dots`, also those named ``.`` and ``..``.
+
+    `allow_partial`: even if the server may have left out others.
+    """
     remote = context.remote
     await context.folder_budget.acquire()
     try:
         handle = await remote.open_folder(path)
         try:
-            return await _read_entries(context, handle, path, with_dots)
+            reader = FolderReader(remote, handle, path, _FIRST_REQUESTS, allow_partial)
+            return await _read_entries(reader, path, with_dots)
         finally:
             remote.ask_close(handle)
     except Refused as refused:
@@ -54,19 +60,13 @@ async def list_folder(
         context.folder_budget.release()
 
 
-async def _read_entries(
-    context: CopyContext, handle: bytes, path: bytes, with_dots: bool
-) -> List[FolderEntry]:
+async def _read_entries(reader: FolderReader, path: bytes, with_dots: bool) -> List[FolderEntry]:
     found: List[FolderEntry] = []
-    replies: Deque[Reply] = deque()
-    count = _FIRST_REQUESTS
     while True:
-        while len(replies) < count:
-            replies.append(context.remote.ask_read_folder(handle))
-        entries = parse_names(await replies.popleft(), path)
+        entries = await reader.read()
         if not entries:
             return found
-        count = min(_MAX_REQUESTS, count + 1)
+        reader.read_ahead = min(_MAX_REQUESTS, reader.read_ahead + 1)
         for entry in entries:
             if entry.filename not in (b".", b".."):
                 check_name(entry.filename, join(path, entry.filename))

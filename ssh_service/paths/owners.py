@@ -36,11 +36,15 @@ async def find_owners(context: CopyContext, path: bytes) -> Owners:
     entry: Optional[FolderEntry] = None
     if is_folder(found):  # lists itself, even if the folder that contains it cannot be listed
         try:
-            entry = _entry(await list_folder(context, real, with_dots=True), b".")
+            entry = _entry(
+                await list_folder(context, real, with_dots=True, allow_partial=True), b"."
+            )
         except Refused:
             pass
     if entry is None:
-        entry = _entry(await list_folder(context, folder_of(real)), basename(real))
+        entry = _entry(
+            await list_folder(context, folder_of(real), allow_partial=True), basename(real)
+        )
     owners = None if entry is None else _parse(entry)
     if owners is None:
         text = f"{os.strerror(errno.EOPNOTSUPP)}: the server lists no names of owners; stat() has"

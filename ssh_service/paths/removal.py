@@ -207,13 +207,14 @@ class _TreeRemoval:
             await remove_folder(self._context, folder)
         except Refused as refused:
             if refused.code != protocol.NO_SUCH_FILE:
+                await list_folder(self._context, folder)  # fails if it hides its entries
                 raise
 
     async def _remove_entries(self, folder: bytes, is_private: bool) -> None:
         pipeline = self._context.pipeline
         folders: List[_Removing] = []
         replies: Deque[Tuple[bytes, Reply]] = deque()
-        for entry in await list_folder(self._context, folder):
+        for entry in await list_folder(self._context, folder, allow_partial=True):
             path = join(folder, entry.filename)
             if is_folder(entry.attributes):
                 folders.append(_Removing(TaskEvent(pipeline)))

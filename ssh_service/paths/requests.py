@@ -8,6 +8,7 @@ from typing import List, Optional
 
 from ssh_service.copying.context import CopyContext
 from ssh_service.copying.failures import Refused, display_path
+from ssh_service.copying.folder_reader import FolderReader
 from ssh_service.copying.paths import basename, folder_of, join
 from ssh_service.copying.replacing import replace_link
 from ssh_service.copying.replies import (
@@ -15,7 +16,6 @@ from ssh_service.copying.replies import (
     is_folder,
     is_link,
     parse_attributes,
-    parse_names,
     parse_path,
 )
 from ssh_service.copying.sftp import protocol
@@ -120,8 +120,9 @@ async def _has_entries(context: CopyContext, path: bytes) -> bool:
 
 
 async def _lists_entries(context: CopyContext, handle: bytes, path: bytes) -> bool:
+    reader = FolderReader(context.remote, handle, path, allow_partial=True)
     while True:
-        entries = parse_names(await context.remote.ask_read_folder(handle), path)
+        entries = await reader.read()
         names = {entry.filename for entry in entries}
         if not names or names - {b".", b".."}:
             return bool(names)

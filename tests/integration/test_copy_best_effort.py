@@ -13,10 +13,11 @@ from typing import Any, Callable, Iterator, List
 
 import pytest
 
-from ssh_service.copying import downloading, stale_files, upload_stream
+from ssh_service.copying import downloading, folder_reader, stale_files, upload_stream
 from ssh_service.copying.local import descriptors
 from ssh_service.copying.sftp import encode
 from ssh_service.copying.sftp.session import SftpSession
+from ssh_service.errors import SshTreeError
 from tests.common import require_part
 from tests.integration.sftp_processes import Shell, real_session
 from tests.trees import many_files, unfinished_files
@@ -216,6 +217,33 @@ def test_download_into_a_folder_that_cannot_be_listed(
     assert (theirs / "target").read_bytes() == b"x"
 
 
+@pytest.mark.parametrize("on_error", ["stop", "continue"])
+def test_mirror_keeps_its_copy_of_a_folder_that_may_not_be_entered(
+    ordinary: SftpSession, theirs: Path, tmp_path: Path, on_error: str
+) -> None:
+    """After `chmod -R 644`, say: such a folder is listed as empty by OpenSSH."""
+    options: Any = {"contents": True, "update": True, "delete": True, "on_error": on_error}
+    source, target = theirs / "source", tmp_path / "target"
+    with acting_as(USER):
+        (source / "sub" / "deeper").mkdir(parents=True)
+        for name in ("top", "sub/a", "sub/deeper/b"):
+            (source / name).write_bytes(b"x")
+    download(ordinary, source, target, **options)
+    before = sorted(target.rglob("*"))
+    (source / "sub").chmod(0o644)
+    try:
+        plan = download(ordinary, source, target, dry_run=True, **options)
+        assert plan is not None and not plan.deleted
+        with pytest.raises((PermissionError, SshTreeError)) as caught:
+            download(ordinary, source, target, **options)
+    finally:
+        (source / "sub").chmod(0o755)
+    error = caught.value
+    failure = error.failures[0] if isinstance(error, SshTreeError) else error
+    check(failure, errno.EACCES, source / "sub")
+    assert sorted(target.rglob("*")) == before and len(before) == 5
+
+
 @BOTH
 def test_other_users_file_in_a_sticky_folder_is_named_as_cause(
     ordinary: SftpSession, theirs: Path, tmp_path: Path, copy: Copy
@@ -347,7 +375,7 @@ def what_is_asked_and_answered_of_a_large_folder(
     (tmp_path / "file").write_bytes(bytes(300_000))
     asked: List[bytes] = []
     under_way: List[int] = []
-    request, parse = encode.read_folder, getattr(stale_files, "parse_names")
+    request, parse = encode.read_folder, getattr(folder_reader, "parse_names")
 
     def read_folder(request_id: int, handle: bytes) -> bytes:
         asked.append(handle)
@@ -358,7 +386,7 @@ def what_is_asked_and_answered_of_a_large_folder(
         return parse(reply, path)
 
     monkeypatch.setattr(encode, "read_folder", read_folder)
-    monkeypatch.setattr(stale_files, "parse_names", parse_names)
+    monkeypatch.setattr(folder_reader, "parse_names", parse_names)
     return under_way
 
 

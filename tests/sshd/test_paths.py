@@ -259,13 +259,16 @@ def test_what_cannot_be_done_has_the_right_errno(here: Path, there: SshPath) -> 
 def test_no_access_is_a_permission_error(here: Path, there: SshPath) -> None:
     if not os.geteuid():
         pytest.skip("root may do everything")
-    (here / "closed").mkdir(mode=0)
-    for call in (
-        lambda: (there / "closed" / "x").exists(),
-        lambda: list((there / "closed").iterdir()),
-    ):
-        with pytest.raises(PermissionError):
-            call()
+    (here / "closed").mkdir()
+    (here / "closed" / "x").touch()
+    for mode in (0, 0o600):  # 0o600: OpenSSH lists it as empty
+        (here / "closed").chmod(mode)
+        for call in (
+            lambda: (there / "closed" / "x").exists(),
+            lambda: list((there / "closed").iterdir()),
+        ):
+            with pytest.raises(PermissionError):
+                call()
     (here / "closed").chmod(0o700)
 
 

@@ -111,6 +111,65 @@ def test_listing_skips_dot_and_dot_dot(target: Path) -> None:
     assert os.listdir(target) == ["a"]
 
 
+class EmptyFolder(Liar):
+    """An empty folder ``/tree``, and what the server says of ``/tree/.``."""
+
+    def __init__(self, code: int, entries: Any = ()) -> None:
+        super().__init__(entries)
+        self.code = code
+        self.checks = 0
+
+    def answer(self, kind: int, request_id: int, rest: bytes) -> bytes:
+        if kind == protocol.LSTAT and rest[4:] == b"/tree/.":
+            self.checks += 1
+            if self.code != protocol.OK:
+                return status(request_id, self.code)
+        return super().answer(kind, request_id, rest)
+
+
+@pytest.mark.parametrize(
+    "code", [protocol.PERMISSION_DENIED, protocol.BAD_MESSAGE, protocol.FAILURE]
+)
+def test_empty_listing_of_a_folder_that_cannot_be_entered_is_an_error(
+    target: Path, code: int
+) -> None:
+    with pytest.raises(SshTransferError) as caught:
+        EmptyFolder(code).download(target)
+    assert caught.value.filename == "/tree" and caught.value.side == "remote"
+    assert isinstance(caught.value, PermissionError) == (code == protocol.PERMISSION_DENIED)
+
+
+@pytest.mark.parametrize("code", [protocol.OK, protocol.NO_SUCH_FILE, protocol.OP_UNSUPPORTED])
+def test_empty_folder_is_copied_if_the_server_never_lists_dot(target: Path, code: int) -> None:
+    server = EmptyFolder(code)
+    server.download(target)
+    assert os.listdir(target) == [] and server.checks == 1
+
+
+@pytest.mark.parametrize("name", [b".", b"file"])
+def test_listing_with_any_entry_needs_no_more_requests(target: Path, name: bytes) -> None:
+    server = EmptyFolder(protocol.OK, [(name, FOLDER if name == b"." else FILE, 0, b"")])
+    server.download(target)
+    assert not server.checks
+
+
+class ShortHandles(Liar):
+    def answer(self, kind: int, request_id: int, rest: bytes) -> bytes:
+        if kind == protocol.OPENDIR:
+            return frame(protocol.HANDLE, request_id, string(b"handle"))
+        return super().answer(kind, request_id, rest)
+
+
+def test_folder_whose_path_is_too_long_to_list_all_of_it_is_an_error(target: Path) -> None:
+    """The server of OpenSSH leaves out entries with which it has more than 4095 bytes."""
+    source = ("/" + "d" * 239) * 16
+    assert len(source) == 3840
+    with pytest.raises(SshTransferError) as caught:
+        ShortHandles([(b".", FOLDER, 0, b"")]).download(target, source)
+    assert caught.value.errno == errno.ENAMETOOLONG and caught.value.filename == source
+    ShortHandles([(b".", FOLDER, 0, b"")]).download(target, source[:-1], contents=True)
+
+
 @pytest.mark.parametrize("second", [FILE, FOLDER, LINK])
 def test_a_name_that_comes_twice_is_refused(target: Path, second: int) -> None:
     with pytest.raises(OSError, match="twice"):
