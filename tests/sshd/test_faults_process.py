@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from typing import Any, Callable, Dict
 
@@ -427,7 +428,9 @@ def idle(factory: Factory, count: int, seconds: float) -> None:
     assert found["alive"] == count
     assert found["threads"] == count
     assert found["files"] == count
-    assert found["kib"] < 100, found
+    # Without the GIL, each thread has a heap of its own.
+    has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    assert found["kib"] < (100 if has_gil else 1000), found
     # A second, for each: a keepalive and its answer in 15 seconds.
     assert found["wakes"] < 0.5, found
 
