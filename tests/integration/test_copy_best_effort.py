@@ -237,7 +237,8 @@ def test_mirror_keeps_its_copy_of_a_folder_that_may_not_be_entered(
         with pytest.raises((PermissionError, SshTreeError)) as caught:
             download(ordinary, source, target, **options)
     finally:
-        (source / "sub").chmod(0o755)
+        for folder in (source, target):  # the folder's own mode is copied all the same
+            (folder / "sub").chmod(0o755)
     error = caught.value
     failure = error.failures[0] if isinstance(error, SshTreeError) else error
     check(failure, errno.EACCES, source / "sub")
