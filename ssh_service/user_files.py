@@ -118,7 +118,8 @@ def _open_nonblocking(path: str, flags: int) -> int:
 
 def _is_null(facts: os.stat_result) -> bool:
     null = os.stat(os.devnull)
-    return stat.S_ISCHR(facts.st_mode) and facts.st_rdev == null.st_rdev
+    device = getattr(facts, "st_rdev", 0)  # Windows has none
+    return stat.S_ISCHR(facts.st_mode) and device == getattr(null, "st_rdev", 0)
 
 
 def _read_pipe(descriptor: int) -> bytes:

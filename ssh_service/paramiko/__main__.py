@@ -40,7 +40,8 @@ def main(arguments: List[str]) -> None:
     ssh_service.__doc__ = f"{ssh_service.__doc__}\nPYTEST_DONT_REWRITE"
     program = arguments[0]
     if by_name:
-        sys.path.insert(0, os.getcwd())
+        if not _has_safe_path():
+            sys.path.insert(0, os.getcwd())
         _check_module(program)
         install()
         sys.argv[:] = arguments
@@ -51,8 +52,14 @@ def main(arguments: List[str]) -> None:
     _check_program(path, is_folder)
     install()
     sys.argv[:] = [path, *arguments[1:]]
-    sys.path[0] = path if is_folder else os.path.dirname(path)
+    if not _has_safe_path():
+        sys.path[0] = path if is_folder else os.path.dirname(path)
     runpy.run_path(path, run_name="__main__")
+
+
+def _has_safe_path() -> bool:
+    """Return whether Python adds no folder of the program's to `sys.path`, as with ``-P``."""
+    return bool(sys.flags.isolated or getattr(sys.flags, "safe_path", False))
 
 
 def _find(program: str) -> str:

@@ -21,7 +21,7 @@ import pytest
 
 from ssh_service.errors import SshConfigError, SshHostKeyError
 from ssh_service.known_hosts import HostKeyTrust, KnownHosts, fingerprint, host_name, recording
-from ssh_service.user_files import file_version
+from ssh_service.user_files import file_version, read_file
 from tests.common import replace_in_place
 from tests.keys import (
     certify,
@@ -348,6 +348,16 @@ def test_accept_new_keeps_mode_links_and_what_is_there(tmp_path: Path) -> None:
     assert link.is_symlink() and stat.S_IMODE(path.stat().st_mode) == 0o640
     lines = path.read_text().splitlines()
     assert lines == ["other " + public_line("host-b"), "web " + public_line("host-a")]
+
+
+def test_the_null_device_is_empty_on_windows_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its Python gives no number of a device."""
+    facts = SimpleNamespace(st_mode=stat.S_IFCHR, st_blksize=4096)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", lambda descriptor: facts)
+        patch.setattr(os, "stat", lambda path: facts)
+        content = read_file(os.devnull)
+    assert content == b""
 
 
 def test_accept_new_into_the_null_device_believes_every_time() -> None:
